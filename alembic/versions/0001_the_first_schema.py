@@ -1,0 +1,264 @@
+"""The first schema"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "action",
+        sa.Column("project_id", sa.String(), nullable=False),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("user_id", sa.String(), nullable=False),
+        sa.Column("request_id", sa.String(), nullable=False),
+        sa.Column("resource_kind", sa.String(), nullable=False),
+        sa.Column("resource_id", sa.String(), nullable=False),
+        sa.Column("verb", sa.String(), nullable=False),
+        sa.Column("args", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("memo", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("backend", sa.String(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("cancel", sa.Boolean(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("run_after", sa.Float(), nullable=False),
+        sa.Column("deadline", sa.Float(), nullable=True),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("lease_token", sa.String(), nullable=True),
+        sa.Column("lease_until", sa.Float(), nullable=True),
+        sa.Column("started_at", sa.Float(), nullable=True),
+        sa.Column("finished_at", sa.Float(), nullable=True),
+        sa.Column("message", sa.String(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    with op.batch_alter_table("action", schema=None) as batch_op:
+        batch_op.create_index(
+            "action_fifo",
+            ["resource_id", "id"],
+            unique=False,
+            sqlite_where=sa.text("state in ('queued', 'running')"),
+            postgresql_where=sa.text("state in ('queued', 'running')"),
+        )
+        batch_op.create_index("action_history", ["resource_id", "id"], unique=False)
+        batch_op.create_index(
+            "action_one_running",
+            ["resource_id"],
+            unique=True,
+            sqlite_where=sa.text("state = 'running'"),
+            postgresql_where=sa.text("state = 'running'"),
+        )
+        batch_op.create_index(
+            "action_open",
+            ["id"],
+            unique=False,
+            sqlite_where=sa.text("state in ('queued', 'running')"),
+            postgresql_where=sa.text("state in ('queued', 'running')"),
+        )
+        batch_op.create_index(batch_op.f("ix_action_project_id"), ["project_id"], unique=False)
+
+    op.create_table(
+        "container",
+        sa.Column("project_id", sa.String(), nullable=False),
+        sa.Column("uuid", sa.String(), nullable=False),
+        sa.Column("user_id", sa.String(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("updated_at", sa.Float(), nullable=True),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("image", sa.String(), nullable=False),
+        sa.Column("image_driver", sa.String(), nullable=False),
+        sa.Column("image_pull_policy", sa.String(), nullable=True),
+        sa.Column("command", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("entrypoint", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("status", sa.String(), nullable=False),
+        sa.Column("status_reason", sa.String(), nullable=True),
+        sa.Column("task_state", sa.String(), nullable=True),
+        sa.Column("cpu", sa.Float(), nullable=True),
+        sa.Column("cpu_policy", sa.String(), nullable=True),
+        sa.Column("memory", sa.Integer(), nullable=True),
+        sa.Column("disk", sa.Integer(), nullable=True),
+        sa.Column("environment", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("labels", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("workdir", sa.String(), nullable=True),
+        sa.Column("hostname", sa.String(), nullable=True),
+        sa.Column("ports", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("exposed_ports", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("addresses", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("security_groups", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("restart_policy", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("healthcheck", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("interactive", sa.Boolean(), nullable=False),
+        sa.Column("tty", sa.Boolean(), nullable=False),
+        sa.Column("auto_remove", sa.Boolean(), nullable=False),
+        sa.Column("auto_heal", sa.Boolean(), nullable=False),
+        sa.Column("privileged", sa.Boolean(), nullable=False),
+        sa.Column("runtime", sa.String(), nullable=True),
+        sa.Column("host", sa.String(), nullable=True),
+        sa.Column("registry_id", sa.String(), nullable=True),
+        sa.Column("backend", sa.String(), nullable=False),
+        sa.Column("engine_ref", sa.String(), nullable=True),
+        sa.Column("wanted_running", sa.Boolean(), nullable=False),
+        sa.Column("started_at", sa.Float(), nullable=True),
+        sa.Column("finished_at", sa.Float(), nullable=True),
+        sa.Column("exit_code", sa.Integer(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    with op.batch_alter_table("container", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_container_name"), ["name"], unique=False)
+        batch_op.create_index(batch_op.f("ix_container_project_id"), ["project_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_container_registry_id"), ["registry_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_container_uuid"), ["uuid"], unique=True)
+
+    op.create_table(
+        "identity_credential",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("user_id", sa.String(), nullable=False),
+        sa.Column("project_id", sa.String(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("description", sa.String(), nullable=False),
+        sa.Column("secret_hash", sa.String(), nullable=False),
+        sa.Column("roles", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("unrestricted", sa.Boolean(), nullable=False),
+        sa.Column("expires_at", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    with op.batch_alter_table("identity_credential", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_identity_credential_user_id"), ["user_id"], unique=False)
+
+    op.create_table(
+        "identity_grant",
+        sa.Column("user_id", sa.String(), nullable=False),
+        sa.Column("project_id", sa.String(), nullable=False),
+        sa.Column("role", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("user_id", "project_id", "role"),
+    )
+    op.create_table(
+        "identity_key",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("private_pem", sa.String(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
+        "identity_project",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("description", sa.String(), nullable=False),
+        sa.Column("enabled", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("name"),
+    )
+    op.create_table(
+        "identity_revocation",
+        sa.Column("audit_id", sa.String(), nullable=False),
+        sa.Column("expires_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("audit_id"),
+    )
+    op.create_table(
+        "identity_user",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("password_hash", sa.String(), nullable=False),
+        sa.Column("enabled", sa.Boolean(), nullable=False),
+        sa.Column("default_project_id", sa.String(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("name"),
+    )
+    op.create_table(
+        "image",
+        sa.Column("project_id", sa.String(), nullable=False),
+        sa.Column("uuid", sa.String(), nullable=False),
+        sa.Column("user_id", sa.String(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("updated_at", sa.Float(), nullable=True),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("repo", sa.String(), nullable=False),
+        sa.Column("tag", sa.String(), nullable=False),
+        sa.Column("host", sa.String(), nullable=False),
+        sa.Column("backend", sa.String(), nullable=False),
+        sa.Column("image_id", sa.String(), nullable=True),
+        sa.Column("size", sa.BigInteger(), nullable=True),
+        sa.Column("status", sa.String(), nullable=False),
+        sa.Column("status_reason", sa.String(), nullable=True),
+        sa.Column("task_state", sa.String(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    with op.batch_alter_table("image", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_image_project_id"), ["project_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_image_uuid"), ["uuid"], unique=True)
+
+    op.create_table(
+        "registry",
+        sa.Column("project_id", sa.String(), nullable=False),
+        sa.Column("uuid", sa.String(), nullable=False),
+        sa.Column("user_id", sa.String(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("updated_at", sa.Float(), nullable=True),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("domain", sa.String(), nullable=False),
+        sa.Column("username", sa.String(), nullable=True),
+        sa.Column("password", sa.String(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    with op.batch_alter_table("registry", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_registry_name"), ["name"], unique=False)
+        batch_op.create_index(batch_op.f("ix_registry_project_id"), ["project_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_registry_uuid"), ["uuid"], unique=True)
+
+
+def downgrade() -> None:
+    with op.batch_alter_table("registry", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_registry_uuid"))
+        batch_op.drop_index(batch_op.f("ix_registry_project_id"))
+        batch_op.drop_index(batch_op.f("ix_registry_name"))
+
+    op.drop_table("registry")
+    with op.batch_alter_table("image", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_image_uuid"))
+        batch_op.drop_index(batch_op.f("ix_image_project_id"))
+
+    op.drop_table("image")
+    op.drop_table("identity_user")
+    op.drop_table("identity_revocation")
+    op.drop_table("identity_project")
+    op.drop_table("identity_key")
+    op.drop_table("identity_grant")
+    with op.batch_alter_table("identity_credential", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_identity_credential_user_id"))
+
+    op.drop_table("identity_credential")
+    with op.batch_alter_table("container", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_container_uuid"))
+        batch_op.drop_index(batch_op.f("ix_container_registry_id"))
+        batch_op.drop_index(batch_op.f("ix_container_project_id"))
+        batch_op.drop_index(batch_op.f("ix_container_name"))
+
+    op.drop_table("container")
+    with op.batch_alter_table("action", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_action_project_id"))
+        batch_op.drop_index(
+            "action_open",
+            sqlite_where=sa.text("state in ('queued', 'running')"),
+            postgresql_where=sa.text("state in ('queued', 'running')"),
+        )
+        batch_op.drop_index(
+            "action_one_running",
+            sqlite_where=sa.text("state = 'running'"),
+            postgresql_where=sa.text("state = 'running'"),
+        )
+        batch_op.drop_index("action_history")
+        batch_op.drop_index(
+            "action_fifo",
+            sqlite_where=sa.text("state in ('queued', 'running')"),
+            postgresql_where=sa.text("state in ('queued', 'running')"),
+        )
+
+    op.drop_table("action")

@@ -1,0 +1,137 @@
+"""The command line: ``caisson serve | migrate | check | policy sample``."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+import structlog
+import uvicorn
+from pydantic import ValidationError
+
+from app import __version__, policy
+from app.backends import load
+from app.db import Database
+from app.errors import GatewayError
+from app.lock import only_process
+from app.main import create_app
+from app.settings import Settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code; what is wrong is one line on standard error."""
+    parser = argparse.ArgumentParser("caisson", description="OpenStack's container services in one process.")
+    parser.add_argument("--version", action="version", version=f"caisson {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="serve the API")
+    serve.add_argument("--host", help="address to listen on (CAISSON_HOST)")
+    serve.add_argument("--port", type=int, help="port to listen on (CAISSON_PORT)")
+    serve.add_argument("--data-dir", help="where database and keys are kept (CAISSON_DATA_DIR)")
+    commands.add_parser("migrate", help="bring the database to the newest schema")
+    commands.add_parser("check", help="say whether configuration, database and engines are usable")
+    commands.add_parser("policy", help="print a policy.yaml with every rule").add_argument("what", choices=["sample"])
+    options = parser.parse_args(arguments)
+    try:
+        return _run(options)
+    except ValidationError as error:
+        for found in error.errors():
+            print(f"caisson: setting {'.'.join(map(str, found['loc']))}: {found['msg']}", file=sys.stderr)
+    except GatewayError as error:
+        print(f"caisson: {error.title}", file=sys.stderr)
+    return 2
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.command == "policy":
+        print(policy.sample(), end="")
+        return 0
+    given = {key: value for key in ("host", "port", "data_dir") if (value := getattr(options, key, None)) is not None}
+    settings = Settings(**given)
+    _log_setup()
+    if options.command == "serve":
+        return _serve(settings)
+    if options.command == "migrate":
+        return asyncio.run(_migrate(settings))
+    return asyncio.run(_check(settings))
+
+
+def _serve(settings: Settings) -> int:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    # The lifespan holds this lock; when it cannot be had, that would be told by a traceback there, and is a line here.
+    with only_process(settings):
+        pass
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=512)
+    except OSError as error:
+        print(f"caisson: cannot listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)
+        return 1
+    config = uvicorn.Config(
+        create_app(settings),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.shutdown_seconds),
+        lifespan="on",
+    )
+    server = uvicorn.Server(config)
+    # Once it has shut down, uvicorn raises the signal that asked for it once more; to be asked to end is no error here.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    with suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
+    return 0 if server.started else 1
+
+
+async def _migrate(settings: Settings) -> int:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    database = Database(settings.database)
+    try:
+        await database.migrate()
+    finally:
+        await database.close()
+    print("caisson: the database has the newest schema")
+    return 0
+
+
+async def _check(settings: Settings) -> int:
+    """Every engine's answer, and whether the database can be reached and has the newest schema."""
+    await _migrate(settings)
+    failed = 0
+    for name, backend in settings.backends.items():
+        engine = load(name, backend, settings)
+        try:
+            info = await engine.ping()
+            print(f"caisson: engine {name}: {backend.kind} {info.version} on {info.hostname}, API {info.api_version}")
+        except GatewayError as error:
+            failed = 1
+            print(f"caisson: engine {name}: {error.title}", file=sys.stderr)
+        finally:
+            await engine.close()
+    return failed
+
+
+def _log_setup() -> None:
+    """One line an event on standard error: text for people, JSON where CAISSON_LOG_JSON is set."""
+    json = bool(os.environ.get("CAISSON_LOG_JSON"))
+    renderer = structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=False)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,380 @@
+"""What every container engine must do, what it may do, and the plain values that cross the boundary.
+
+Rules for engines, checked by ``tests/conformance``:
+
+- every object that an engine makes carries labels with our uuid and project, and a name made from the uuid; `find`
+  inspects that name and checks the labels; lists are for `find_all` alone;
+- verbs are idempotent: creating what is there returns it, starting what runs, stopping what stopped and removing what
+  is absent succeed. Two replicas may overlap in one call after a freeze, and a step may be run twice after a crash;
+- engines never touch the database, and no type of an engine's own library leaves its module;
+- every failure is one of Gone, Taken, Refused, Unavailable, EngineBug, with the engine's own sentence as title.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
+from uuid import UUID
+
+
+class Ability(StrEnum):
+    """An optional ability; the API reads the set before it accepts a request."""
+
+    PAUSE = "pause"
+    KILL = "kill"
+    EXEC = "exec"
+    MEASURE = "measure"
+    NETWORK = "network"
+    WATCH = "watch"
+    SEARCH = "search"
+    UPDATE = "update"
+    DISK_QUOTA = "disk_quota"
+
+
+class State(StrEnum):
+    """The state of an engine's container, in Docker's words."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    RESTARTING = "restarting"
+    REMOVING = "removing"
+    EXITED = "exited"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Restart policy: no, always, on-failure, unless-stopped; `retries` only with on-failure."""
+
+    name: str = "no"
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """A shell command run inside the container; times in seconds, None is the engine's default."""
+
+    command: str
+    interval: int | None = None
+    timeout: int | None = None
+    retries: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port of the container; `host_port` publishes it on the host (0 leaves it unpublished)."""
+
+    number: int
+    protocol: str = "tcp"
+    host_port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """A wish for one container. cpu in cores, memory in MiB, disk in GiB; 0 is no limit."""
+
+    project_id: str
+    image: str
+    command: Sequence[str] = ()
+    entrypoint: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    workdir: str | None = None
+    hostname: str | None = None
+    cpu: float = 0.0
+    memory: int = 0
+    disk: int = 0
+    pids_limit: int = 512
+    restart: Restart = Restart()
+    healthcheck: HealthCheck | None = None
+    ports: Sequence[Port] = ()
+    interactive: bool = False
+    tty: bool = False
+    privileged: bool = False
+    runtime: str | None = None
+    network: str | None = None  # a name from `ensure_network`; None is no network at all
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One address of a container on one engine network."""
+
+    network: str
+    address: str
+    version: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What an engine shows of one container. `ref` is the engine's own id; times are UTC."""
+
+    ref: str
+    uuid: UUID
+    project_id: str
+    state: State
+    image: str = ""
+    exit_code: int = 0
+    oom_killed: bool = False
+    error: str = ""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    command: Sequence[str] = ()
+    entrypoint: Sequence[str] = ()
+    hostname: str | None = None
+    runtime: str | None = None
+    ports: Sequence[int] = ()
+    addresses: Sequence[Address] = ()
+    health: str | None = None  # healthy, unhealthy, starting; None without a health check
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """Facts of an engine's host. memory in MiB, disk in GiB."""
+
+    hostname: str
+    version: str
+    api_version: str
+    cpus: int
+    memory: int
+    architecture: str = ""
+    os_type: str = ""
+    os: str = ""
+    kernel_version: str = ""
+    disk: int = 0
+    runtimes: Sequence[str] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSeen:
+    """An image that an engine holds. size in bytes."""
+
+    ref: str
+    size: int
+    command: Sequence[str] = ()
+    entrypoint: Sequence[str] = ()
+    ports: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFound:
+    """One result of a search in the engine's registry."""
+
+    name: str
+    description: str
+    official: bool
+    automated: bool
+    stars: int
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryLogin:
+    """Credentials for one registry; `password` never appears in a repr."""
+
+    domain: str
+    username: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """Which part of a log: `tail` lines or None for all, `since` epoch seconds or None."""
+
+    stdout: bool = True
+    stderr: bool = True
+    timestamps: bool = False
+    tail: int | None = None
+    since: float | None = None
+    follow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    """A command's merged output and its exit code."""
+
+    output: bytes
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """One measurement. cpu in percent of one core, memory in bytes, io in bytes since start."""
+
+    cpu_percent: float
+    memory_used: int
+    memory_limit: int
+    block_read: int
+    block_write: int
+    net_rx: int
+    net_tx: int
+
+
+@dataclass(frozen=True, slots=True)
+class Top:
+    """A process table."""
+
+    titles: Sequence[str]
+    processes: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEvent:
+    """Something happened to one of our containers. `lost` means: events were missed, look at everything."""
+
+    uuid: UUID | None
+    what: str
+    lost: bool = False
+
+
+@runtime_checkable
+class ContainerEngine(Protocol):
+    """Required of every engine. `ref` is the engine's own id, `uuid` ours."""
+
+    name: str
+    abilities: frozenset[Ability]
+
+    async def ping(self) -> EngineInfo:
+        """Facts of the host; raises Unavailable when the engine does not answer."""
+        ...
+
+    async def find(self, uuid: UUID) -> Seen | None:
+        """Our container, recovered by name and labels."""
+        ...
+
+    async def find_all(self) -> list[Seen]:
+        """Every container that bears our label."""
+        ...
+
+    async def create(self, uuid: UUID, spec: ContainerSpec) -> Seen:
+        """Make it, or return the one that is there. Raises Gone when the image is absent."""
+        ...
+
+    async def start(self, ref: str) -> None:
+        """Start; already running is fine. Find it afterwards: a damaged one may be replaced, under a new `ref`."""
+        ...
+
+    async def stop(self, ref: str, timeout: int) -> None:
+        """Ask, and after `timeout` seconds kill; already stopped is fine."""
+        ...
+
+    async def restart(self, ref: str, timeout: int) -> None:
+        """Stop and start again, also when it is stopped."""
+        ...
+
+    async def remove(self, ref: str, force: bool) -> None:
+        """Remove with its anonymous volumes; absent is fine. Without `force`, Taken when it runs."""
+        ...
+
+    async def image(self, image: str) -> ImageSeen | None:
+        """The image, when the engine holds it."""
+        ...
+
+    async def pull(self, image: str, login: RegistryLogin | None) -> None:
+        """Fetch the image; returns when it is there. Raises Gone, Refused or Unavailable with the engine's words."""
+        ...
+
+    async def remove_image(self, image: str) -> None:
+        """Remove the image; absent is fine. Taken when a container uses it."""
+        ...
+
+    def logs(self, ref: str, options: LogOptions) -> AsyncIterator[bytes]:
+        """The log as raw bytes, without the engine's framing."""
+        ...
+
+    async def close(self) -> None:
+        """Free connections."""
+        ...
+
+
+@runtime_checkable
+class Pauses(Protocol):
+    """Ability PAUSE."""
+
+    async def pause(self, ref: str) -> None: ...
+
+    async def unpause(self, ref: str) -> None: ...
+
+
+@runtime_checkable
+class Kills(Protocol):
+    """Ability KILL."""
+
+    async def kill(self, ref: str, signal: str) -> None:
+        """Send `signal`, such as SIGKILL. Raises Taken when it does not run."""
+        ...
+
+
+@runtime_checkable
+class Execs(Protocol):
+    """Ability EXEC."""
+
+    async def execute(self, ref: str, command: Sequence[str], timeout: float) -> ExecResult:
+        """Run a command to its end. Raises Taken when the container does not run, or after `timeout` seconds."""
+        ...
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """Ability MEASURE."""
+
+    async def stats(self, ref: str) -> Stats:
+        """One measurement; raises Taken when it does not run."""
+        ...
+
+    async def top(self, ref: str, ps_args: str | None) -> Top:
+        """The container's processes; raises Taken when it does not run, Refused for bad `ps_args`."""
+        ...
+
+
+@runtime_checkable
+class Networks(Protocol):
+    """Ability NETWORK: a network of its own for each project; networks do not reach each other."""
+
+    async def ensure_network(self, project_id: str) -> str:
+        """The name of the project's network, made when absent."""
+        ...
+
+    async def remove_network(self, project_id: str) -> None:
+        """Remove it when nothing uses it; in use or absent is fine."""
+        ...
+
+
+@runtime_checkable
+class Watches(Protocol):
+    """Ability WATCH: only to look early; observers find everything without it."""
+
+    def watch(self) -> AsyncIterator[EngineEvent]:
+        """Events of our containers for ever; an event with `lost` comes first and after each reconnect."""
+        ...
+
+
+@runtime_checkable
+class Searches(Protocol):
+    """Ability SEARCH."""
+
+    async def search(self, term: str) -> list[ImageFound]:
+        """Ask the engine's registry for images."""
+        ...
+
+
+@runtime_checkable
+class Updates(Protocol):
+    """Ability UPDATE: change limits in place."""
+
+    async def update(self, ref: str, cpu: float, memory: int) -> None:
+        """Set both limits (cores, MiB; 0 is no limit)."""
+        ...
+
+
+PROTOCOLS: Mapping[Ability, type] = {
+    Ability.PAUSE: Pauses,
+    Ability.KILL: Kills,
+    Ability.EXEC: Execs,
+    Ability.MEASURE: Measures,
+    Ability.NETWORK: Networks,
+    Ability.WATCH: Watches,
+    Ability.SEARCH: Searches,
+    Ability.UPDATE: Updates,
+}

@@ -1,0 +1,259 @@
+"""/openapi.json and Swagger UI at /docs, which loads nothing from another host."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel, Field
+
+STATIC = Path(__file__).parent / "swagger-ui"
+
+
+class Problem(BaseModel):
+    """One error."""
+
+    request_id: str = Field(examples=["req-2f3c5a04-3ff0-4d2e-8d0d-9b1c5a1c7b11"])
+    code: str = Field(examples=["container.schema-validation-error"])
+    status: int = Field(examples=[400])
+    title: str = Field(examples=["Invalid input for field 'memory'. Value: '1'. It must be from 4 to 8192 MiB."])
+    detail: str
+    links: list[str] = []
+
+
+class Problems(BaseModel):
+    """The body of every error answer."""
+
+    errors: list[Problem]
+
+
+_MEANINGS = {
+    400: "Bad input; the title names the field and the limit",
+    403: "A policy rule said no",
+    404: "Absent, or not yours",
+    405: "No such method here",
+    406: "The microversion asked for cannot be served",
+    409: "The status does not allow it, or a name is ambiguous",
+    413: "The body is too large",
+    415: "The body is not JSON",
+    501: "The engine lacks the ability",
+    502: "The engine failed",
+    503: "Identity or engine cannot be reached",
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    401: {
+        "description": "No token, or a bad one",
+        "content": {
+            "application/json": {
+                "schema": {"type": "object"},
+                "example": {"error": {"code": 401, "title": "Unauthorized", "message": "…"}},
+            }
+        },
+    },
+    **{status: {"model": Problems, "description": text} for status, text in _MEANINGS.items()},
+}
+_PUBLIC = ("/", "/v1", "/healthcheck")
+
+_UUID, _PROJECT = "3b1c7a52-6f0e-4a7e-9d3b-5f1f0c3f2a11", "28efb79e969e43a5b0b78ec14821c357"
+_USER = "c902c727e25d41a3a07f73af83c0530d"
+CONTAINER: dict[str, Any] = {
+    "uuid": _UUID,
+    "links": [
+        {"href": f"http://127.0.0.1:9517/v1/containers/{_UUID}", "rel": "self"},
+        {"href": f"http://127.0.0.1:9517/containers/{_UUID}", "rel": "bookmark"},
+    ],
+    "user_id": _USER,
+    "project_id": _PROJECT,
+    "name": "pingtest",
+    "image": "busybox:1",
+    "image_driver": "docker",
+    "command": ["ping", "-c", "4", "127.0.0.1"],
+    "entrypoint": [],
+    "status": "Running",
+    "status_reason": None,
+    "status_detail": "Up 2 seconds",
+    "task_state": None,
+    "cpu": 1.0,
+    "cpu_policy": "shared",
+    "memory": "512",
+    "disk": 0,
+    "environment": {},
+    "labels": {},
+    "workdir": None,
+    "hostname": "9c1f0d2ab3de",
+    "ports": [],
+    "addresses": {
+        "7d5a3c0e-8f57-5d0c-9f0e-1b2c3d4e5f60": [
+            {
+                "addr": "10.221.0.2",
+                "version": 4,
+                "port": "0d4b8e9c-51f7-5f4e-8a0a-6f7e8d9c0b1a",
+                "subnet_id": "f1e2d3c4-b5a6-5798-8a9b-0c1d2e3f4a5b",
+                "preserve_on_delete": False,
+            }
+        ]
+    },
+    "security_groups": [],
+    "restart_policy": {},
+    "healthcheck": {},
+    "interactive": False,
+    "tty": False,
+    "auto_remove": False,
+    "auto_heal": False,
+    "registry_id": None,
+    "created_at": "2026-01-31 09:05:07.123456",
+    "updated_at": "2026-01-31 09:05:08.200317",
+}
+_FRESH = CONTAINER | {"status": "Creating", "status_detail": None, "addresses": None, "hostname": None, "ports": None}
+_ACTION = {
+    "action": "create",
+    "container_uuid": _UUID,
+    "request_id": "req-2f3c5a04-3ff0-4d2e-8d0d-9b1c5a1c7b11",
+    "user_id": _USER,
+    "project_id": _PROJECT,
+    "start_time": "2026-01-31T09:05:07.123456",
+    "finish_time": "2026-01-31T09:05:08.200317",
+    "message": None,
+}
+_IMAGE = {
+    "uuid": _UUID,
+    "links": [
+        {"href": f"http://127.0.0.1:9517/v1/images/{_UUID}", "rel": "self"},
+        {"href": f"http://127.0.0.1:9517/images/{_UUID}", "rel": "bookmark"},
+    ],
+    "image_id": "sha256:5f1f0c3f2a11",
+    "repo": "127.0.0.1:5000/busybox",
+    "tag": "1",
+    "size": "1048576",
+    "project_id": _PROJECT,
+    "host": "cloud",
+    "status": "Created",
+    "status_reason": None,
+}
+_REGISTRY = {
+    "uuid": _UUID,
+    "user_id": _USER,
+    "project_id": _PROJECT,
+    "name": "lab",
+    "domain": "registry.example:5000",
+    "username": "puller",
+    "password": "***",
+}
+_LINKS = {
+    "links": [
+        {"href": f"http://127.0.0.1:9517/v1/registries/{_UUID}", "rel": "self"},
+        {"href": f"http://127.0.0.1:9517/registries/{_UUID}", "rel": "bookmark"},
+    ]
+}
+EXAMPLES: Mapping[str, Any] = {
+    "healthcheck": {"detailed": False, "reasons": ["OK"]},
+    "list_containers": {"containers": [{k: v for k, v in CONTAINER.items() if k != "links"}], "next": None},
+    "create_container": _FRESH,
+    "show_container": CONTAINER,
+    **{f"{verb}_container": None for verb in ("start", "stop", "reboot", "pause", "unpause", "kill")},
+    "container_logs": "PING 127.0.0.1 (127.0.0.1): 56 data bytes\n",
+    "execute_in_container": {"output": "hi\n", "exit_code": 0, "exec_id": None, "proxy_url": None},
+    "container_top": {"Titles": ["UID", "PID", "CMD"], "Processes": [["root", "6149", "sleep 1000"]]},
+    "container_stats": {
+        "CONTAINER": "pingtest",
+        "CPU %": 0.5,
+        "MEM USAGE(MiB)": 1.0,
+        "MEM LIMIT(MiB)": 512.0,
+        "MEM %": 0.2,
+        "BLOCK I/O(B)": "618496/0",
+        "NET I/O(B)": "1572/0",
+    },
+    "list_container_actions": {"containerActions": [_ACTION]},
+    "show_container_action": _ACTION
+    | {
+        "events": [
+            {
+                "event": "compute__do_container_create",
+                "start_time": "2026-01-31T09:05:07.150000",
+                "finish_time": "2026-01-31T09:05:08.200317",
+                "result": "Success",
+                "traceback": None,
+            }
+        ]
+    },
+    "list_images": {"images": [_IMAGE], "next": None},
+    "pull_image": _IMAGE | {"image_id": None, "size": None, "status": "Creating"},
+    "show_image": _IMAGE,
+    "delete_image": None,
+    "search_images": [
+        {
+            "name": "busybox",
+            "description": "Busybox base image.",
+            "is_automated": False,
+            "metadata": {"is_official": True, "star_count": 3000},
+        }
+    ],
+    "list_registries": {"registries": [_REGISTRY], "next": None},
+    **{f"{verb}_registry": {"registry": _REGISTRY | _LINKS} for verb in ("create", "show", "update")},
+}
+"""What each operation answers when all goes well; by operation id."""
+_NOTHING = object()
+
+
+def install(api: FastAPI) -> None:
+    """Serve the documents of all routes that are registered by now."""
+    api.openapi = lambda: _openapi(api)  # type: ignore[method-assign]  # FastAPI documents this way to extend it
+
+    @api.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> dict[str, Any]:
+        return api.openapi()
+
+    @api.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="Caisson API",
+            swagger_js_url="/docs/swagger-ui-bundle.js",
+            swagger_css_url="/docs/swagger-ui.css",
+            swagger_favicon_url="/docs/favicon-32x32.png",
+            swagger_ui_parameters={
+                "persistAuthorization": True,
+                "tryItOutEnabled": True,
+                "validatorUrl": None,  # or a badge would be fetched from a host elsewhere
+            },
+        )
+
+    api.mount("/docs", StaticFiles(directory=STATIC))
+
+
+def _openapi(api: FastAPI) -> dict[str, Any]:
+    if api.openapi_schema is None:
+        schema = get_openapi(title=api.title, summary=api.summary, version=api.version, routes=api.routes)
+        schema["components"]["securitySchemes"] = {
+            "token": {"type": "apiKey", "in": "header", "name": "X-Auth-Token", "description": "A Keystone token"}
+        }
+        for path, methods in schema["paths"].items():
+            for operation in methods.values():
+                _complete(operation, path in _PUBLIC)
+                if (example := EXAMPLES.get(operation["operationId"], _NOTHING)) is not _NOTHING:
+                    for status in operation["responses"].keys() & {"200", "201", "202"}:
+                        operation["responses"][status]["content"] = {"application/json": {"example": example}}
+        api.openapi_schema = schema
+    return api.openapi_schema
+
+
+def _complete(operation: dict[str, Any], public: bool) -> None:
+    """Security, the version header, and no 422: bad input is a 400 here."""
+    operation["responses"].pop("422", None)
+    operation["responses"].get("204", {}).pop("content", None)
+    if public:
+        operation["responses"] = {"200": operation["responses"]["200"]}
+        return
+    operation["security"] = [{"token": []}]
+    operation.setdefault("parameters", []).append(
+        {
+            "name": "OpenStack-API-Version",
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string", "default": "container latest"},
+            "description": "container 1.1 to container 1.40; 1.1 when absent",
+        }
+    )

@@ -1,0 +1,200 @@
+"""The ASGI layers in front of routing: request ids, canonical paths, what may come in, every error in its envelope.
+
+Order, outermost first: `Gate` (request id, path, last resort for errors), ``auth.AuthMiddleware``,
+``versions.VersionMiddleware``, `Intake`, then FastAPI. Zun checks in the same order: 401, 406, 404, 400.
+"""
+
+import json
+import re
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import GatewayError, Invalid, TooLarge, envelope
+
+log = structlog.get_logger("caisson.gate")
+
+PREFIX = "container"
+"""The path prefix under which the service catalogue lists the API (architecture, section 0, line 4)."""
+
+OUTSIDE = ("healthcheck", "identity", "docs", "openapi.json")
+"""First path segments that are not Zun's."""
+
+PUBLIC = frozenset({"/", "/v1", "/healthcheck", "/openapi.json"})
+_MUTTERED = re.compile(r"[^\x20-\x7e]")
+_ESCAPED = re.compile(rb"\\u(0000|[dD][89a-fA-F])")
+
+
+def is_public(path: str) -> bool:
+    """Canonical paths that need no token."""
+    return path in PUBLIC or path == "/docs" or path.startswith(("/docs/", "/identity/")) or path == "/identity"
+
+
+def canonical(path: str) -> str:
+    """One spelling for each resource: ``/v1/…`` whatever the prefix and the slashes (zun-api, section 0)."""
+    parts = [part for part in path.split("/") if part]
+    if parts[:1] == [PREFIX]:
+        parts = parts[1:]
+        if parts[:1] and parts[0] in OUTSIDE and parts != ["healthcheck"]:
+            parts = ["v1", *parts]
+    if not parts:
+        return "/"
+    if parts == ["identity"]:
+        return "/identity/"  # what is mounted has no path without the slash
+    if parts[0] in OUTSIDE:
+        return "/" + "/".join(parts)
+    if parts[0] != "v1":
+        parts = ["v1", *parts]
+    return "/" + "/".join(parts)
+
+
+class Gate:
+    """Gives each request an id that every answer carries, and a canonical path; what slipped through becomes a 500."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = f"req-{uuid4()}"
+        scope.setdefault("state", {})["request_id"] = request_id
+        path = canonical(scope["path"])
+        if path != scope["path"]:
+            scope["path"], scope["raw_path"] = path, path.encode()
+        started = ended = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started, ended
+            ended = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message["headers"], (b"x-openstack-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception:
+            log.exception("request failed", request_id=request_id, method=scope["method"], path=path)
+            if started and not ended:
+                raise  # the server breaks the connection off: half an answer must not look whole
+            if not started:
+                await internal_error(request_id)(scope, receive, send_with_id)
+
+
+class Intake:
+    """Reads a request's body whole before anything else looks at it, up to a limit, and refuses text that no database
+    can store: NUL characters and halves of surrogate pairs, wherever they are."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app = app
+        self.limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request. A body over the limit is answered with 413 and not read on."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        body = b""
+        if {name for name, _ in scope["headers"]} & {b"content-length", b"transfer-encoding"}:
+            try:
+                read = await self._read(receive)
+            except TooLarge as error:
+                await render(scope, error)(scope, receive, send)
+                return
+            if read is None:
+                return  # the client went away
+            body = read
+        if scope["path"].startswith("/v1") and (where := _unstorable(scope, body)) is not None:
+            title = f"Invalid input for field '{where}'. Text must be Unicode in UTF-8, without the character NUL."
+            await render(scope, Invalid(title, code="schema-validation-error"))(scope, receive, send)
+            return
+        sent = False
+
+        async def replay() -> Message:
+            nonlocal sent
+            if sent:
+                return await receive()
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self.app(scope, replay, send)
+
+    async def _read(self, receive: Receive) -> bytes | None:
+        body = bytearray()
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return None
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self.limit:
+                raise TooLarge(f"The request body is larger than the limit of {self.limit} bytes.")
+        return bytes(body)
+
+
+def _unstorable(scope: Scope, body: bytes) -> str | None:
+    """Where a request has text that cannot be stored; None when there is none."""
+    if "\0" in scope["path"] or not _is_unicode(scope["path"]):
+        return "path"
+    if b"%00" in scope["query_string"] or b"\0" in scope["query_string"]:
+        return "query"
+    if b"\0" in body:  # no JSON in UTF-8 has one; in UTF-16 and UTF-32 most bytes are
+        return "body"
+    if not _ESCAPED.search(body):
+        return None
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return None  # to be refused as malformed
+    return _unstorable_in(content)
+
+
+def _unstorable_in(content: Any) -> str | None:
+    waiting = [("body", content)]
+    while waiting:
+        where, value = waiting.pop()
+        if isinstance(value, str) and ("\0" in value or not _is_unicode(value)):
+            return where
+        if isinstance(value, dict):
+            waiting += [(where, key) for key in value]
+            waiting += [(key, item) for key, item in value.items()]
+        elif isinstance(value, list):
+            waiting += [(where, item) for item in value]
+    return None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def render(scope: Scope, error: GatewayError, headers: dict[str, str] | None = None) -> Response:
+    """An error in Zun's envelope."""
+    request_id = scope.get("state", {}).get("request_id", "")
+    body = envelope(error.status, error.code, printable(error.title), printable(error.detail), request_id, **error.more)
+    return _json(error.status, body, headers)
+
+
+def internal_error(request_id: str) -> Response:
+    """What a user sees of a defect: nothing but the id under which the log has it."""
+    detail = f"Something failed inside. The log tells more under {request_id}."
+    return _json(500, envelope(500, "", "Internal Server Error", detail, request_id), None)
+
+
+def printable(text: str) -> str:
+    """A user's own input comes back in error texts: without control characters, and not at any length."""
+    return _MUTTERED.sub("?", text)[:2000] if not text.isprintable() else text[:2000]
+
+
+def _json(status: int, body: object, headers: dict[str, str] | None) -> Response:
+    return Response(json.dumps(body), status, headers, "application/json")

@@ -1,0 +1,24 @@
+"""The parts of one running Caisson, handed to whoever serves requests. Made and taken apart in ``app.main``."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.auth import Authenticator
+from app.backends import Engines
+from app.db import Database
+from app.policy import Policy
+from app.settings import Settings
+from app.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """`wake` tells the local worker that an action was committed; losing it costs one poll."""
+
+    settings: Settings
+    database: Database
+    engines: Engines
+    authenticator: Authenticator
+    policy: Policy
+    vault: Vault
+    wake: Callable[[], None]

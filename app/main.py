@@ -1,0 +1,122 @@
+"""Assembly: settings in, a running application out."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from app import documents, observe, refusals
+from app.auth import Authenticator, AuthMiddleware, TokenSource
+from app.backends import Engines, load
+from app.db import Database
+from app.gate import Gate, Intake, is_public, render
+from app.gateway import Gateway
+from app.identity import EmbeddedIdentity, check_binding
+from app.keystone import Keystone
+from app.lock import only_process
+from app.policy import Policy
+from app.routers import container_api
+from app.routers.identity import identity_api
+from app.settings import Settings
+from app.vault import Vault, open_vault
+from app.versions import VersionMiddleware
+from app.worker import Worker
+
+log = structlog.get_logger("caisson.main")
+
+
+def create_app(settings: Settings, engines: Engines | None = None) -> ASGIApp:
+    """The whole service as one ASGI application. Raises Invalid for settings that cannot work.
+
+    `engines` replaces the configured ones, for tests.
+    """
+    vault = open_vault(settings)
+    database = Database(settings.database)
+    if engines is None:
+        engines = Engines({name: load(name, backend, settings) for name, backend in settings.backends.items()})
+    source, embedded = _identity(settings, database, vault)
+    worker = Worker(database, engines, settings, vault)
+    gateway = Gateway(
+        settings, database, engines, Authenticator(source, _cache_seconds(settings)), Policy(settings.policy_file),
+        vault, worker.wake,
+    )  # fmt: skip
+
+    @asynccontextmanager
+    async def lifespan(api: FastAPI) -> AsyncIterator[None]:
+        async with _running(gateway, worker, embedded):
+            yield
+
+    api = FastAPI(
+        title="Caisson",
+        summary="OpenStack's container services in one process",
+        version="1.40",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        responses=documents.ERRORS,
+    )
+    api.state.gateway = gateway
+    for router in container_api():
+        api.include_router(router)
+    if embedded is not None:
+        embedded.changed = gateway.authenticator.forget
+        api.mount("/identity", identity_api(embedded, settings))
+    documents.install(api)
+    refusals.install(api)
+    return _layers(api, gateway)
+
+
+def _layers(api: FastAPI, gateway: Gateway) -> ASGIApp:
+    limited = Intake(api, gateway.settings.max_body_bytes)
+    versioned = VersionMiddleware(limited, render)
+    return Gate(AuthMiddleware(versioned, gateway.authenticator, is_public))
+
+
+def _identity(settings: Settings, database: Database, vault: Vault) -> tuple[TokenSource, EmbeddedIdentity | None]:
+    if settings.keystone is not None:
+        return Keystone(settings.keystone), None
+    check_binding(settings)
+    embedded = EmbeddedIdentity(database, settings, vault)
+    return embedded, embedded
+
+
+def _cache_seconds(settings: Settings) -> float:
+    if settings.keystone is not None:
+        return settings.keystone.cache_seconds
+    # One process hears at once of every change to its own identity; replicas do not hear of each other's.
+    return 60.0 if settings.database.startswith("sqlite") else 5.0
+
+
+@asynccontextmanager
+async def _running(gateway: Gateway, worker: Worker, embedded: EmbeddedIdentity | None) -> AsyncIterator[None]:
+    """Everything that lives as long as the process serves."""
+    settings, database, engines = gateway.settings, gateway.database, gateway.engines
+    with only_process(settings):
+        try:
+            if settings.migrate_on_start:
+                await database.migrate()
+            if embedded is not None and (password := await embedded.prepare()) is not None:
+                sys.stdout.write(f"caisson: first start: user admin, project demo, password {password}\n")
+                sys.stdout.flush()
+            await observe.ensure(database, list(engines))
+            background = [asyncio.create_task(engines.keep_pinging())]
+            background += [
+                asyncio.create_task(observe.watch(engine, database, settings, worker.wake))
+                for engine in engines.values()
+            ]
+            worker.start()
+            yield
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            await worker.stop()
+        finally:
+            await engines.close()
+            await gateway.authenticator.close()
+            await database.close()

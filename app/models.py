@@ -1,0 +1,257 @@
+"""Every table, and the words that its columns may hold.
+
+Tables are internal: request bodies are validated by the routers' pydantic models first. Times are epoch seconds (float,
+UTC) of the database's clock, so that SQLite and PostgreSQL compare alike. JSON only holds what is never filtered on.
+"""
+
+from enum import StrEnum
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import JSON, BigInteger, Column, Index, Integer, text
+from sqlmodel import Field, SQLModel
+
+BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite only counts up by itself in an INTEGER column
+
+
+def new_uuid() -> str:
+    """A random uuid in its usual 36-character form."""
+    return str(uuid4())
+
+
+def big_id() -> Any:
+    """An increasing primary key: the order of creation."""
+    return Field(default=None, sa_column=Column(BigId, primary_key=True, autoincrement=True))
+
+
+def json_column() -> Any:
+    """A nullable JSON column; None is SQL NULL."""
+    return Field(default=None, sa_type=JSON(none_as_null=True))
+
+
+class Status(StrEnum):
+    """A container's public status (zun-api, section 4.2)."""
+
+    CREATING = "Creating"
+    CREATED = "Created"
+    RUNNING = "Running"
+    STOPPED = "Stopped"
+    PAUSED = "Paused"
+    RESTARTING = "Restarting"
+    REBUILDING = "Rebuilding"
+    DELETING = "Deleting"
+    DELETED = "Deleted"
+    DEAD = "Dead"
+    ERROR = "Error"
+    UNKNOWN = "Unknown"
+
+
+class ActionState(StrEnum):
+    """Where an action stands in the log."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+UNFINISHED = (ActionState.QUEUED, ActionState.RUNNING)
+
+
+class Owned(SQLModel):
+    """A row that belongs to one project: ``app.db`` confines every session to its own."""
+
+    project_id: str = Field(index=True)
+
+
+class Action(Owned, table=True):
+    """One accepted wish: work queue, crash journal and audit trail at once (docs/action-log.md)."""
+
+    __tablename__ = "action"
+    __table_args__ = (
+        Index("action_one_running", "resource_id", unique=True, sqlite_where=text("state = 'running'"),
+              postgresql_where=text("state = 'running'")),
+        Index("action_fifo", "resource_id", "id", sqlite_where=text("state in ('queued', 'running')"),
+              postgresql_where=text("state in ('queued', 'running')")),
+        Index("action_open", "id", sqlite_where=text("state in ('queued', 'running')"),
+              postgresql_where=text("state in ('queued', 'running')")),
+        Index("action_history", "resource_id", "id"),
+    )  # fmt: skip
+
+    id: int = big_id()
+    user_id: str
+    request_id: str
+    resource_kind: str
+    resource_id: str
+    verb: str
+    args: dict[str, Any] | None = json_column()
+    memo: dict[str, Any] | None = json_column()
+    backend: str
+    state: str = ActionState.QUEUED
+    cancel: bool = False
+    created_at: float
+    run_after: float
+    deadline: float | None = None
+    attempts: int = 0
+    lease_token: str | None = None
+    lease_until: float | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    message: str | None = None
+
+
+class Resource(Owned):
+    """What every user-visible row has. `revision` grows with each change, so that stale writers notice."""
+
+    uuid: str = Field(default_factory=new_uuid, unique=True, index=True)
+    user_id: str
+    created_at: float
+    updated_at: float | None = None
+    revision: int = 0
+
+
+class Container(Resource, table=True):
+    """One container, as Zun shows it (zun-api, section 4.1), and where it lives."""
+
+    __tablename__ = "container"
+
+    id: int = big_id()
+    name: str = Field(index=True)
+    image: str
+    image_driver: str = "docker"
+    image_pull_policy: str | None = None
+    command: list[str] | None = json_column()
+    entrypoint: list[str] | None = json_column()
+    status: str = Status.CREATING
+    status_reason: str | None = None
+    task_state: str | None = None
+    cpu: float | None = None
+    cpu_policy: str | None = None
+    memory: int | None = None
+    disk: int | None = None
+    environment: dict[str, str] | None = json_column()
+    labels: dict[str, str] | None = json_column()
+    workdir: str | None = None
+    hostname: str | None = None
+    ports: list[int] | None = json_column()
+    exposed_ports: list[dict[str, Any]] | None = json_column()
+    addresses: dict[str, list[dict[str, Any]]] | None = json_column()
+    security_groups: list[str] | None = json_column()
+    restart_policy: dict[str, str] | None = json_column()
+    healthcheck: dict[str, Any] | None = json_column()
+    interactive: bool = False
+    tty: bool = False
+    auto_remove: bool = False
+    auto_heal: bool = False
+    privileged: bool = False
+    runtime: str | None = None
+    host: str | None = None
+    registry_id: str | None = Field(default=None, index=True)
+    backend: str
+    engine_ref: str | None = None
+    wanted_running: bool = False  # what the user last asked for; decides what auto_heal brings back
+    started_at: float | None = None
+    finished_at: float | None = None
+    exit_code: int | None = None
+
+
+class Image(Resource, table=True):
+    """An image that an administrator pulled to a host through the API (zun-api, section 3.10)."""
+
+    __tablename__ = "image"
+
+    id: int = big_id()
+    repo: str
+    tag: str
+    host: str
+    backend: str
+    image_id: str | None = None
+    size: int | None = Field(default=None, sa_type=BigInteger)
+    status: str = Status.CREATING
+    status_reason: str | None = None
+    task_state: str | None = None
+
+
+class Registry(Resource, table=True):
+    """A private registry and its credentials; the password is encrypted (``app.vault``)."""
+
+    __tablename__ = "registry"
+
+    id: int = big_id()
+    name: str = Field(index=True)
+    domain: str
+    username: str | None = None
+    password: str | None = None
+
+
+class IdentityUser(SQLModel, table=True):
+    """A user of the embedded identity."""
+
+    __tablename__ = "identity_user"
+
+    id: str = Field(primary_key=True)
+    name: str = Field(unique=True)
+    password_hash: str
+    enabled: bool = True
+    default_project_id: str | None = None
+
+
+class IdentityProject(SQLModel, table=True):
+    """A project of the embedded identity."""
+
+    __tablename__ = "identity_project"
+
+    id: str = Field(primary_key=True)
+    name: str = Field(unique=True)
+    description: str = ""
+    enabled: bool = True
+
+
+class IdentityGrant(SQLModel, table=True):
+    """A role (admin, member, reader) of a user on a project."""
+
+    __tablename__ = "identity_grant"
+
+    user_id: str = Field(primary_key=True)
+    project_id: str = Field(primary_key=True)
+    role: str = Field(primary_key=True)
+
+
+class IdentityCredential(SQLModel, table=True):
+    """An application credential: logs in as its user on one project with some of the user's roles."""
+
+    __tablename__ = "identity_credential"
+
+    id: str = Field(primary_key=True)
+    user_id: str = Field(index=True)
+    project_id: str
+    name: str
+    description: str = ""
+    secret_hash: str
+    roles: list[str] | None = json_column()
+    unrestricted: bool = False
+    expires_at: float | None = None
+
+
+class IdentityRevocation(SQLModel, table=True):
+    """A revoked token, by audit id, kept until it would have expired anyway."""
+
+    __tablename__ = "identity_revocation"
+
+    audit_id: str = Field(primary_key=True)
+    expires_at: float
+
+
+class IdentityKey(SQLModel, table=True):
+    """The key that signs embedded tokens: PEM, encrypted (``app.vault``)."""
+
+    __tablename__ = "identity_key"
+
+    id: str = Field(primary_key=True)
+    private_pem: str
+    created_at: float
+
+
+KINDS: dict[str, type[Container] | type[Image]] = {"container": Container, "image": Image}
+"""Resources that actions work on, by ``Action.resource_kind``."""

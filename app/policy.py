@@ -1,0 +1,225 @@
+"""Who may do what: a table of upstream's rule names, single rules overridden by an operator's ``policy.yaml``.
+
+`allow(rule)` is the only way for a route to a database session: the rule is checked once a request, before a session
+opens. The scope that comes with it follows from the token's project; see docs/scoping.md.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
+from contextlib import asynccontextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from sqlmodel.ext.asyncio.session import AsyncSession
+from starlette.requests import Request
+
+from app.answers import Answer
+from app.auth import Caller
+from app.db import EVERYTHING, Database, Scope
+from app.errors import Forbidden, Invalid
+
+Reading = AsyncSession
+"""What a render function is given: a session for reads."""
+
+
+class Who(StrEnum):
+    """Defaults, as oslo.policy check strings."""
+
+    READER = "role:reader"
+    MEMBER = "role:member"
+    ADMIN = "role:admin"
+    NOBODY = "!"
+
+
+READER, MEMBER, ADMIN, NOBODY = Who.READER, Who.MEMBER, Who.ADMIN, Who.NOBODY
+
+RULES: Mapping[str, Who] = {  # zun-api, section 3.0; owner rules need no test here: a session only sees its project
+    **dict.fromkeys(("container:get_one", "container:get_all", "container:logs", "container:actions"), READER),
+    **dict.fromkeys(
+        ("container:top", "container:stats", "image:search", "registry:get_one", "registry:get_all"), READER
+    ),
+    **{
+        f"container:{verb}": MEMBER
+        for verb in ("create", "delete", "start", "stop", "reboot", "pause", "unpause", "kill", "execute")
+    },
+    **dict.fromkeys(("registry:create", "registry:update", "registry:delete"), MEMBER),
+    "container:create:privileged": NOBODY,
+    "container:create:runtime": ADMIN,
+    "container:create:requested_destination": ADMIN,
+    "container:create:image_pull_policy": ADMIN,
+    "container:create:host_port": ADMIN,
+    "container:delete_force": ADMIN,
+    "container:delete_all_projects": ADMIN,
+    "container:get_one_all_projects": ADMIN,
+    "container:get_all_all_projects": ADMIN,
+    "container:get_one:host": ADMIN,
+    "container:get_one:image_pull_policy": ADMIN,
+    "container:get_one:privileged": ADMIN,
+    "container:get_one:runtime": ADMIN,
+    "container:action:events": ADMIN,
+    "image:pull": ADMIN,
+    "image:get_all": ADMIN,
+    "image:get_one": ADMIN,
+    "image:delete": ADMIN,
+    "registry:get_all_all_projects": ADMIN,
+}
+
+HIDDEN = ("host", "image_pull_policy", "privileged", "runtime")
+"""Fields of a container that need ``container:get_one:<field>`` to be seen."""
+
+TRUE, FALSE = ("1", "t", "true", "on", "y", "yes"), ("0", "f", "false", "off", "n", "no")
+
+
+class Policy:
+    """The table with an operator's overrides on top. Raises Invalid for a file that cannot be read."""
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._overridden: frozenset[str] = frozenset()
+        if file is not None:
+            self._enforcer, self._overridden = _enforcer(file)
+
+    def permits(self, rule: str, caller: Caller) -> bool:
+        """Whether the caller passes `rule`. A rule that nobody defined is passed by nobody."""
+        if rule in self._overridden:
+            credentials = {
+                "user_id": caller.user_id,
+                "project_id": caller.project_id,
+                "roles": sorted(caller.roles),
+            }
+            own = {"user_id": caller.user_id, "project_id": caller.project_id}
+            return bool(self._enforcer.enforce(rule, own, credentials))
+        who = RULES.get(rule, NOBODY)
+        return who is not NOBODY and who.value.removeprefix("role:") in caller.roles
+
+    def require(self, rule: str, caller: Caller) -> None:
+        """Raises Forbidden, naming the rule."""
+        if not self.permits(rule, caller):
+            raise Forbidden(f"Policy doesn't allow {rule} to be performed.")
+
+    def hidden(self, caller: Caller) -> frozenset[str]:
+        """The fields of a container that this caller does not get to see."""
+        return frozenset(field for field in HIDDEN if not self.permits(f"container:get_one:{field}", caller))
+
+
+class Tx:
+    """A caller whose rule was checked, and the door to sessions in the scope that follows from it.
+
+    The check's answer waits in here: a refused caller gets 403 on the first attempt to open a session, after malformed
+    input got its 400, in Zun's order.
+    """
+
+    def __init__(
+        self, caller: Caller, policy: Policy, database: Database, scope: Scope, denied: Forbidden | None
+    ) -> None:
+        self.caller = caller
+        self.policy = policy
+        self._database = database
+        self._scope = scope
+        self._denied = denied
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncSession]:
+        """A session for reads. Raises Forbidden."""
+        self.check()
+        async with self._database.reading(self._scope) as session:
+            yield session
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncSession]:
+        """A transaction, committed when the block ends. Raises Forbidden."""
+        self.check()
+        async with self._database.transaction(self._scope) as session:
+            yield session
+
+    async def remembered(self, key: Hashable, render: Callable[[AsyncSession], Awaitable[Answer]]) -> bytes:
+        """The body that `render` makes in a reading session of this scope; see `Database.remembered`."""
+        self.check()
+        return await self._database.remembered(self._scope, key, render)
+
+    def check(self) -> None:
+        """Raises Forbidden when the route's rule said no."""
+        if self._denied is not None:
+            raise self._denied
+
+    def require(self, rule: str) -> None:
+        """A further rule for a part of the request. Raises Forbidden."""
+        self.check()
+        self.policy.require(rule, self.caller)
+
+    def sees(self, project_id: str) -> bool:
+        """Whether a row of that project is within this scope."""
+        return self._scope.project_id in (None, project_id)
+
+
+class Allow:
+    """The dependency that `allow` makes; a test walks all routes and looks for it."""
+
+    def __init__(self, rule: str, on_request: str | None, always: str | None) -> None:
+        self.rule = rule
+        self.on_request = on_request
+        self.always = always
+
+    async def __call__(self, request: Request) -> Tx:
+        """Check the rule and choose the scope."""
+        caller: Caller = request.state.caller
+        gateway = request.app.state.gateway
+        policy: Policy = gateway.policy
+        denied: Forbidden | None = None
+        scope = Scope(caller.project_id)
+        try:
+            policy.require(self.rule, caller)
+            wants_all = truth("all_projects", request.query_params.get("all_projects", ""))
+            if self.on_request is not None and wants_all:
+                policy.require(self.on_request, caller)
+                scope = EVERYTHING
+            elif self.always is not None and policy.permits(self.always, caller):
+                scope = EVERYTHING
+        except Forbidden as error:
+            denied = error
+        return Tx(caller, policy, gateway.database, scope, denied)
+
+
+def allow(rule: str, *, all_projects: str | None = None, any_project: str | None = None) -> Allow:
+    """Check `rule`; the session then sees the caller's project.
+
+    `all_projects` names the rule that must hold as well when the query asks for all projects. `any_project` names the
+    rule whose holders always see every project: single objects, for administrators (zun-api, section 5.1).
+    """
+    return Allow(rule, all_projects, any_project)
+
+
+def truth(name: str, value: str) -> bool:
+    """Zun's reading of a flag in a query string. Raises Invalid naming it."""
+    if value == "" or value.lower() in FALSE:
+        return False
+    if value.lower() in TRUE:
+        return True
+    raise Invalid(
+        f"Unrecognized value '{value[:64]}' for {name}, acceptable values are: {', '.join(sorted(FALSE + TRUE))}"
+    )
+
+
+def sample() -> str:
+    """A policy.yaml with every rule and its default, commented out."""
+    lines = (f'#"{rule}": "{who.value}"\n' for rule, who in sorted(RULES.items()))
+    return "# Roles imply downwards: admin, member, reader. Uncomment a line to change a rule.\n" + "".join(lines)
+
+
+def _enforcer(file: Path) -> tuple[Any, frozenset[str]]:
+    # Imported only where there is a file: oslo costs a tenth of the start and of the memory, and most have none.
+    from oslo_config import cfg
+    from oslo_policy import opts
+    from oslo_policy import policy as oslo
+
+    conf = cfg.ConfigOpts()
+    conf([], project="caisson", default_config_files=[], default_config_dirs=[])
+    opts.set_defaults(conf, policy_file=str(file))
+    enforcer = oslo.Enforcer(conf, use_conf=True)
+    enforcer.register_defaults([oslo.RuleDefault(name, who.value) for name, who in RULES.items()])
+    try:
+        text = file.read_text()
+        named = frozenset(oslo.Rules.load(text))
+        enforcer.load_rules(force_reload=True)
+    except Exception as error:
+        raise Invalid(f"policy file {file}: {error}") from None
+    return enforcer, named

@@ -1,0 +1,10 @@
+"""The URL table: which router serves what. Paths are canonical here, see ``app.gate``."""
+
+from fastapi import APIRouter
+
+from app.routers import container_actions, containers, images, root
+
+
+def container_api() -> list[APIRouter]:
+    """Zun's API."""
+    return [root.router, containers.router, container_actions.router, images.router, images.registries]

@@ -1,0 +1,327 @@
+"""What can be done to one container: Zun's actions (zun-api, sections 3.1 to 3.9)."""
+
+import shlex
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+from signal import Signals
+from typing import Annotated, Any, TypeVar, cast
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import Field
+
+from app import actions, containers, observe
+from app.actions import StepArgs
+from app.backends.engine import ContainerEngine, Execs, LogOptions, Measures, Stats
+from app.containers import KillArgs, TimeoutArgs, check_ability, check_state
+from app.errors import Conflict, Gone, Invalid, NotFound, Unsupported
+from app.models import Action, ActionState, Container
+from app.policy import Tx, allow
+from app.routers.fields import Flag, FlagX, Whole
+from app.routers.requests import asked, either, gateway, iso_time, parameters
+from app.versions import ApiModel
+
+router = APIRouter(prefix="/v1/containers/{ident}", tags=["container actions"])
+Answer = TypeVar("Answer")
+
+SIGNALS = {
+    spelling: signal.name
+    for signal in Signals
+    for name in (signal.name, signal.name.removeprefix("SIG"))
+    for spelling in (name, name.lower(), str(signal.value))
+}
+"""The spellings of each signal: SIGTERM, TERM, sigterm, term and 15."""
+MIB = 1024 * 1024
+
+
+class Timeout(ApiModel):
+    """Seconds until a stop becomes a kill."""
+
+    timeout: Annotated[Whole, Field(le=86400)] = containers.STOP_GRACE
+
+
+class Kill(ApiModel):
+    """Which signal; None and its name mean SIGKILL."""
+
+    signal: str | None = None
+
+    @property
+    def checked(self) -> str:
+        """The signal as engines take it. Raises Invalid."""
+        if self.signal in (None, "None"):
+            return "SIGKILL"
+        if (name := SIGNALS.get(self.signal)) is not None:
+            return name
+        raise Invalid(
+            f"Invalid input for field 'signal'. Value: '{self.signal[:64]}'. It is a signal's name or number, "
+            "such as SIGTERM, TERM or 15",
+            code="schema-validation-error",
+        )
+
+
+class Logs(ApiModel):
+    """Which part of the log."""
+
+    stdout: FlagX = True
+    stderr: FlagX = True
+    timestamps: FlagX = False
+    tail: Annotated[str, Field(max_length=255)] = "all"
+    since: Annotated[str | None, Field(pattern=r"^([0-9]{1,12}|None|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{1,3})$")] = None
+
+    @property
+    def options(self) -> LogOptions:
+        """As engines take it. Raises Invalid for a date that does not exist."""
+        tail = int(self.tail) if self.tail.isascii() and self.tail.isdigit() and len(self.tail) < 10 else None
+        return LogOptions(self.stdout, self.stderr, self.timestamps, tail, _since(self.since))
+
+
+class Execute(ApiModel):
+    """A command to run inside."""
+
+    command: Annotated[str, Field(strict=True, min_length=1, max_length=64 * 1024)]
+    run: Flag = True
+    interactive: Flag = False
+
+    @property
+    def words(self) -> list[str]:
+        """The command split by the shell's rules; no shell runs it. Raises Invalid."""
+        try:
+            words = shlex.split(self.command)
+        except ValueError as error:
+            raise Invalid(f"command: {error}", code="schema-validation-error") from None
+        if not words:
+            raise Invalid("command: there is no word in it", code="schema-validation-error")
+        return words
+
+
+class TopQuery(ApiModel):
+    """Arguments for ps; None and its name mean none."""
+
+    ps_args: Annotated[str | None, Field(max_length=256)] = None
+
+
+def acting(verb: str) -> Any:
+    """The dependency of every action: the rule of the verb; administrators reach every project's containers."""
+    return Depends(allow(f"container:{verb}", any_project="container:get_one_all_projects"))
+
+
+@router.post("/start", status_code=202, summary="Start", operation_id="start_container")
+async def start(request: Request, ident: str, tx: Annotated[Tx, acting("start")]) -> Response:
+    """From Created, Stopped or Error."""
+    return await _submit(request, ident, tx, "start", None)
+
+
+@router.post("/stop", status_code=202, summary="Stop", operation_id="stop_container", openapi_extra=parameters(Timeout))
+async def stop(
+    request: Request, ident: str, how: Annotated[Timeout, Depends(either(Timeout))], tx: Annotated[Tx, acting("stop")]
+) -> Response:
+    """Asks the container to end, and kills it after `timeout` seconds."""
+    return await _submit(request, ident, tx, "stop", TimeoutArgs(timeout=how.timeout))
+
+
+@router.post(
+    "/reboot", status_code=202, summary="Restart", operation_id="reboot_container", openapi_extra=parameters(Timeout)
+)
+async def reboot(
+    request: Request, ident: str, how: Annotated[Timeout, Depends(either(Timeout))], tx: Annotated[Tx, acting("reboot")]
+) -> Response:
+    """Stops and starts it."""
+    return await _submit(request, ident, tx, "reboot", TimeoutArgs(timeout=how.timeout))
+
+
+@router.post("/pause", status_code=202, summary="Pause", operation_id="pause_container")
+async def pause(request: Request, ident: str, tx: Annotated[Tx, acting("pause")]) -> Response:
+    """Freezes all its processes."""
+    return await _submit(request, ident, tx, "pause", None)
+
+
+@router.post("/unpause", status_code=202, summary="Unpause", operation_id="unpause_container")
+async def unpause(request: Request, ident: str, tx: Annotated[Tx, acting("unpause")]) -> Response:
+    """Lets its processes go on."""
+    return await _submit(request, ident, tx, "unpause", None)
+
+
+@router.post("/kill", status_code=202, summary="Kill", operation_id="kill_container", openapi_extra=parameters(Kill))
+async def kill(
+    request: Request, ident: str, how: Annotated[Kill, Depends(either(Kill))], tx: Annotated[Tx, acting("kill")]
+) -> Response:
+    """Sends a signal, SIGKILL when none is named."""
+    return await _submit(request, ident, tx, "kill", KillArgs(signal=how.checked))
+
+
+@router.get("/logs", summary="Logs", operation_id="container_logs")
+async def logs(
+    request: Request, ident: str, query: Annotated[Logs, Query()], tx: Annotated[Tx, acting("logs")]
+) -> Response:
+    """The log as one JSON string; bytes that are no UTF-8 are replaced."""
+    options = query.options
+    box, engine = await _reach(request, ident, tx, "logs")
+
+    async def read() -> bytes:
+        return b"".join([chunk async for chunk in engine.logs(_ref(box), options)])
+
+    return JSONResponse((await _asking(request, box, engine, read())).decode(errors="replace"))
+
+
+@router.post("/execute", summary="Execute", operation_id="execute_in_container", openapi_extra=parameters(Execute))
+async def execute(
+    request: Request,
+    ident: str,
+    how: Annotated[Execute, Depends(either(Execute))],
+    tx: Annotated[Tx, acting("execute")],
+) -> Response:
+    """Runs a command inside to its end; output and errors come merged."""
+    words = how.words
+    box, engine = await _reach(request, ident, tx, "execute")
+    if not how.run or how.interactive:
+        raise Unsupported("interactive exec is not supported yet; run the command with run=true and interactive=false")
+    limit = gateway(request).settings.execute_timeout
+    result = await _asking(request, box, engine, _execs(engine).execute(_ref(box), words, limit))
+    output = result.output.decode(errors="replace")
+    return JSONResponse({"output": output, "exit_code": result.exit_code, "exec_id": None, "proxy_url": None})
+
+
+@router.get("/top", summary="Processes", operation_id="container_top")
+async def top(
+    request: Request, ident: str, query: Annotated[TopQuery, Query()], tx: Annotated[Tx, acting("top")]
+) -> Response:
+    """The processes of the container, as ps shows them."""
+    box, engine = await _reach(request, ident, tx, "top")
+    ps_args = None if query.ps_args in (None, "", "None") else query.ps_args
+    table = await _asking(request, box, engine, _measures(engine).top(_ref(box), ps_args))
+    return JSONResponse({"Titles": list(table.titles), "Processes": [list(row) for row in table.processes]})
+
+
+@router.get("/stats", summary="Statistics", operation_id="container_stats")
+async def stats(request: Request, ident: str, tx: Annotated[Tx, acting("stats")]) -> Response:
+    """One measurement of what the container uses."""
+    box, engine = await _reach(request, ident, tx, "stats")
+    return JSONResponse(_stats(box, await _asking(request, box, engine, _measures(engine).stats(_ref(box)))))
+
+
+@router.get("/container_actions", summary="List actions", operation_id="list_container_actions")
+async def list_actions(request: Request, ident: str, tx: Annotated[Tx, acting("actions")]) -> Response:
+    """What was asked of the container, newest first."""
+    async with tx.reading() as session:
+        box = await containers.find(session, ident, own_project=tx.caller.project_id)
+        rows = await actions.history(session, box.uuid)
+    return JSONResponse({"containerActions": [_action(row) for row in rows]})
+
+
+@router.get("/container_actions/{request_id}", summary="Show an action", operation_id="show_container_action")
+async def show_action(request: Request, ident: str, request_id: str, tx: Annotated[Tx, acting("actions")]) -> Response:
+    """The action that the request with this id caused, with its events."""
+    async with tx.reading() as session:
+        box = await containers.find(session, ident, own_project=tx.caller.project_id)
+        rows = await actions.history(session, box.uuid, request_id)
+    if not rows:
+        raise NotFound(f"Action with request_id {request_id[:64]} could not be found.", code="resource-not-found")
+    tells = tx.policy.permits("container:action:events", tx.caller)
+    first = rows[-1]
+    return JSONResponse(_action(first) | {"events": _events(first, tells)})
+
+
+async def _submit(request: Request, ident: str, tx: Tx, verb: str, args: StepArgs | None) -> Response:
+    """Accept an action: 202 and null; the outcome shows in the container."""
+    parts = gateway(request)
+    async with tx.writing() as session:
+        box = await containers.find(session, ident, own_project=tx.caller.project_id, lock=True)
+        _check_needs(parts.engines[box.backend], verb)
+        await containers.act(session, asked(request, tx), box, verb, parts.settings, args)
+    parts.wake()
+    return JSONResponse(None, 202)
+
+
+async def _reach(request: Request, ident: str, tx: Tx, verb: str) -> tuple[Container, ContainerEngine]:
+    """The container and its engine, for a call in the request. Raises WrongState, Unsupported, Invalid."""
+    async with tx.reading() as session:
+        box = await containers.find(session, ident, own_project=tx.caller.project_id)
+    check_state(box, verb)
+    engine = gateway(request).engines[box.backend]
+    _check_needs(engine, verb)
+    if box.engine_ref is None:
+        raise Invalid(f"Container {box.uuid} has not been made by its engine: {box.status_reason or box.status}")
+    return box, engine
+
+
+async def _asking(request: Request, box: Container, engine: ContainerEngine, call: Awaitable[Answer]) -> Answer:
+    """Await an engine's answer. A container that is gone is noted at once, and 409 (zun-api, section 4.2)."""
+    try:
+        return await call
+    except Gone as error:
+        parts = gateway(request)
+        await observe.refresh(engine, parts.database, parts.settings, containers.uuid_of(box))
+        raise Conflict(error.title) from None
+
+
+def _check_needs(engine: ContainerEngine, verb: str) -> None:
+    if verb in containers.NEEDS:
+        ability, instead = containers.NEEDS[verb]
+        check_ability(engine, ability, f"{verb} containers", instead)
+
+
+def _execs(engine: ContainerEngine) -> Execs:
+    """The engine as `_check_needs` found it to be; declared abilities and protocols agree (conformance suite)."""
+    return cast(Execs, engine)
+
+
+def _measures(engine: ContainerEngine) -> Measures:
+    return cast(Measures, engine)
+
+
+def _ref(box: Container) -> str:
+    return box.engine_ref or ""
+
+
+def _stats(box: Container, seen: Stats) -> dict[str, Any]:
+    limit = seen.memory_limit / MIB
+    used = seen.memory_used / MIB
+    return {
+        "CONTAINER": box.name,
+        "CPU %": seen.cpu_percent,
+        "MEM USAGE(MiB)": used,
+        "MEM LIMIT(MiB)": limit,
+        "MEM %": 100.0 * used / limit if limit else 0.0,
+        "BLOCK I/O(B)": f"{seen.block_read}/{seen.block_write}",
+        "NET I/O(B)": f"{seen.net_rx}/{seen.net_tx}",
+    }
+
+
+def _action(row: Action) -> dict[str, Any]:
+    return {
+        "action": row.verb,
+        "container_uuid": row.resource_id,
+        "request_id": row.request_id,
+        "user_id": row.user_id,
+        "project_id": row.project_id,
+        "start_time": iso_time(row.created_at),
+        "finish_time": iso_time(row.finished_at),
+        "message": row.message,
+    }
+
+
+def _events(row: Action, tells: bool) -> list[dict[str, Any]]:
+    if row.started_at is None:
+        return []
+    results = {ActionState.DONE: "Success", ActionState.FAILED: "Error", ActionState.CANCELLED: "Error"}
+    result = results.get(ActionState(row.state))
+    return [
+        {
+            "event": f"compute__do_container_{row.verb}",
+            "start_time": iso_time(row.started_at),
+            "finish_time": iso_time(row.finished_at),
+            "result": result,
+            "traceback": row.message if tells and result == "Error" else None,
+        }
+    ]
+
+
+def _since(value: str | None) -> float | None:
+    if value in (None, "None"):
+        return None
+    if value.isdigit():
+        return float(value)
+    try:
+        return datetime.strptime(value, "%Y-%m-%d %H:%M:%S,%f").replace(tzinfo=UTC).timestamp()
+    except ValueError as error:
+        raise Invalid(f"since: {error}", code="schema-validation-error") from None

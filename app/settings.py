@@ -1,0 +1,168 @@
+"""All that can be configured: environment variables ``CAISSON_…``, over an optional TOML file, over defaults.
+
+Nested values use a double underscore: ``CAISSON_KEYSTONE__URL``. The TOML file is named by ``CAISSON_CONFIG_FILE``.
+There are no module-level settings: whoever needs them is given the object.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from app.errors import Invalid
+
+
+class Section(BaseModel):
+    """A part of the settings; a name that is none of them is refused, as at the top."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class KeystoneSettings(Section):
+    """How Caisson itself logs in to Keystone, to validate the tokens of others."""
+
+    url: str = Field(description="The identity endpoint, ending in /v3.")
+    username: str | None = None
+    password: SecretStr | None = None
+    user_domain_name: str = "Default"
+    project_name: str = "service"
+    project_domain_name: str = "Default"
+    application_credential_id: str | None = None
+    application_credential_secret: SecretStr | None = None
+    www_authenticate_uri: str | None = Field(None, description="What a 401 answer names; `url` when absent.")
+    ca_file: Path | None = None
+    timeout: float = Field(5.0, gt=0, description="Seconds for one call.")
+    cache_seconds: float = Field(60.0, ge=0, le=60, description="How long a validated token is believed.")
+    jws_public_keys: list[Path] = Field(
+        default_factory=list, description="Keystone's JWS public keys: forged or expired tokens fail without a call."
+    )
+
+    @model_validator(mode="after")
+    def _some_credential(self) -> "KeystoneSettings":
+        password = self.username and self.password
+        credential = self.application_credential_id and self.application_credential_secret
+        if not password and not credential:
+            raise ValueError("keystone needs username and password, or application_credential_id and _secret")
+        return self
+
+
+class IdentitySettings(Section):
+    """The embedded identity, in use when no Keystone is configured."""
+
+    allow_remote: bool = Field(False, description="Serve it on an address that other machines can reach.")
+    token_hours: float = Field(12.0, gt=0, le=24 * 7)
+    admin_password: SecretStr | None = Field(None, description="First start only; generated when absent.")
+
+
+class BackendSettings(Section):
+    """One engine: `kind` names an entry point of the group ``app.backends``."""
+
+    kind: str = "docker"
+    url: str | None = Field(None, description="unix:///path or tcp://host:port; found by itself when absent.")
+    concurrency: int | None = Field(None, ge=1, description="Engine calls that change something; 2 per core if absent.")
+
+
+class Settings(BaseSettings):
+    """Caisson's configuration. Defaults suit one developer on one machine."""
+
+    model_config = SettingsConfigDict(env_prefix="CAISSON_", env_nested_delimiter="__", extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(9517, ge=1, le=65535)
+    data_dir: Path = Field(Path(".caisson"), description="Database, keys and lock file live here.")
+    database_url: str | None = Field(None, description="SQLite in data_dir when absent; postgresql://… for replicas.")
+    migrate_on_start: bool = True
+    secret_key: SecretStr | None = Field(
+        None, description="Encrypts secrets at rest; kept in data_dir when absent, required with PostgreSQL."
+    )
+    policy_file: Path | None = Field(None, description="oslo.policy YAML that overrides single rules.")
+    keystone: KeystoneSettings | None = None
+    identity: IdentitySettings = IdentitySettings()
+    public_url: str | None = Field(
+        None, description="Base URL for the embedded catalogue; from host and port if absent."
+    )
+    backends: dict[str, BackendSettings] = Field(default_factory=lambda: {"local": BackendSettings()})
+
+    max_body_bytes: int = Field(1024 * 1024, ge=1024, description="A larger request body is refused with 413.")
+    page_limit: int = Field(1000, ge=1, description="Most rows in one page (Zun's api.max_limit).")
+    execute_timeout: float = Field(15.0, gt=0, description="Seconds a synchronous exec may take before 409.")
+
+    default_cpu: float = Field(1.0, ge=0, description="Cores when a request names none; 0 is no limit.")
+    minimum_cpu: float = 0.1
+    maximum_cpu: float = 16.0
+    default_memory: int = Field(512, ge=0, description="MiB when a request names none; 0 is no limit.")
+    minimum_memory: int = 4
+    maximum_memory: int = 8192
+    minimum_disk: int = 1
+    maximum_disk: int = 160
+    pids_limit: int = Field(512, ge=1, description="Processes and threads in one container.")
+    log_max_mib: int = Field(50, ge=1, description="Log kept of one container by the engine, MiB.")
+    pull_policy: Literal["always", "ifnotpresent"] | None = Field(
+        None,
+        description="Image policy when a request names none. With Keystone `always`, so that nobody runs another "
+        "project's private image from the host's cache; with the embedded identity `ifnotpresent`.",
+    )
+    unique_container_name_scope: Literal["", "project", "global"] = ""
+    availability_zone: str = "nova"
+    publish_address: str = Field("127.0.0.1", description="Host address of published ports.")
+    network_pool: str = Field("10.221.0.0/16", description="Project networks are cut from this range.")
+    network_prefix: int = Field(24, ge=16, le=29, description="Prefix length of one project's network.")
+
+    worker_slots: int = Field(16, ge=1, description="Actions that one replica runs at a time.")
+    lease_seconds: float = Field(30.0, ge=2, description="How long a claimed action belongs to its replica.")
+    poll_seconds: float = Field(1.0, gt=0)
+    observe_seconds: float = Field(15.0, gt=0, description="Full comparison of rows and engine; events come at once.")
+    action_deadline: float = Field(1800.0, gt=0, description="Seconds after which an unreachable engine is a failure.")
+    history_days: float = Field(30.0, gt=0, description="Finished actions of deleted resources are kept this long.")
+    shutdown_seconds: float = Field(20.0, gt=0, description="What running steps get after SIGTERM.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        sources = [init_settings, env_settings]
+        if path := os.environ.get("CAISSON_CONFIG_FILE"):
+            sources.append(_file(settings_cls, Path(path)))
+        return tuple(sources)
+
+    @property
+    def database(self) -> str:
+        """The database URL with an async driver in it."""
+        url = self.database_url or f"sqlite:///{self.data_dir / 'caisson.db'}"
+        for plain, driver in (("sqlite:", "sqlite+aiosqlite:"), ("postgresql:", "postgresql+asyncpg:")):
+            if url.startswith(plain):
+                return url.replace(plain, driver, 1)
+        return url
+
+    @property
+    def default_pull_policy(self) -> str:
+        """`pull_policy`, or what suits the kind of identity."""
+        return self.pull_policy or ("always" if self.keystone else "ifnotpresent")
+
+    @property
+    def base_url(self) -> str:
+        """Where clients reach this process, without a trailing slash."""
+        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+
+
+def _file(settings_cls: type[BaseSettings], path: Path) -> TomlConfigSettingsSource:
+    # The library takes a file that is not there for an empty one, and leaves what is no TOML to a traceback.
+    try:
+        path.read_bytes()
+        return TomlConfigSettingsSource(settings_cls, toml_file=path)
+    except OSError as error:
+        raise Invalid(f"CAISSON_CONFIG_FILE {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise Invalid(f"CAISSON_CONFIG_FILE {path}: {error}") from None

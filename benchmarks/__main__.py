@@ -1,0 +1,62 @@
+"""Runs all benchmarks and prints one line each; ``reads`` or ``lifecycle`` runs only that part."""
+
+import asyncio
+import os
+import sys
+
+from benchmarks import lifecycle, reads
+from benchmarks.served import caisson
+from tests.stack import debian, docker, images, postgres
+from tests.stack.session import Stack
+
+
+def show(line: str) -> None:
+    """Print at once, also into a pipe."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """One process for all, as a user's would be."""
+    parts = sys.argv[1:] or ["lifecycle", "reads"]
+    stack = Stack.open()
+    try:
+        debian.program("wrk")
+        os.environ["DOCKER_HOST"] = url = docker.engine(stack)
+        images.build(url)
+        run(parts)
+        if "reads" in parts:
+            server = postgres.Postgres(postgres.start(stack))
+            on_postgresql(server.create("benchmark"))
+    finally:
+        stack.close()
+
+
+def run(parts: list[str]) -> None:
+    """The chosen parts, on the engine at DOCKER_HOST."""
+    with caisson() as first:
+        show(f"cold start to first answer, empty database: {first.cold_start:.2f} s (aim < 1.5)")
+    with caisson() as served:
+        show(f"resident memory after start: {served.memory():.0f} MiB (aim < 150)")
+        if "lifecycle" in parts:
+            for line in asyncio.run(lifecycle.compare(served)):
+                show(line)
+        if "reads" in parts:
+            uuid = asyncio.run(reads.fill(served, 100))
+            for line in reads.compare(served, uuid):
+                show(line)
+            asyncio.run(reads.empty(served))
+        show(f"resident memory after the load: {served.memory():.0f} MiB (aim < 150)")
+
+
+def on_postgresql(database_url: str) -> None:
+    """The reads where replicas may share the database, so that no answer is kept."""
+    with caisson(database_url) as served:
+        uuid = asyncio.run(reads.fill(served, 100))
+        for line in reads.compare(served, uuid):
+            show(f"PostgreSQL: {line}")
+        asyncio.run(reads.empty(served))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Tenancy and roles, on all routes there are: a route that is missing here fails a test."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute, iter_route_contexts
+from starlette.routing import Mount
+
+from app.policy import RULES, Allow, Who
+from tests.api.caisson import BUSY, Caisson, Running, eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+PUBLIC = {("GET", "/"), ("GET", "/v1"), ("GET", "/healthcheck"), ("GET", "/openapi.json"), ("GET", "/docs")}
+MOUNTED = {"/identity", "/docs"}  # checks tokens by itself; files that anybody may have
+
+# A good request for every route: what is in braces is replaced by something of project alpha's.
+SAMPLES: dict[tuple[str, str], tuple[str, Any]] = {
+    ("GET", "/v1/containers"): ("/v1/containers", None),
+    ("POST", "/v1/containers"): ("/v1/containers", {"image": BUSY, "name": "intruder"}),
+    ("GET", "/v1/containers/{ident}"): ("/v1/containers/{box}", None),
+    ("DELETE", "/v1/containers/{ident}"): ("/v1/containers/{box}?stop=1", None),
+    ("POST", "/v1/containers/{ident}/start"): ("/v1/containers/{box}/start", None),
+    ("POST", "/v1/containers/{ident}/stop"): ("/v1/containers/{box}/stop", None),
+    ("POST", "/v1/containers/{ident}/reboot"): ("/v1/containers/{box}/reboot", None),
+    ("POST", "/v1/containers/{ident}/pause"): ("/v1/containers/{box}/pause", None),
+    ("POST", "/v1/containers/{ident}/unpause"): ("/v1/containers/{box}/unpause", None),
+    ("POST", "/v1/containers/{ident}/kill"): ("/v1/containers/{box}/kill", None),
+    ("POST", "/v1/containers/{ident}/execute"): ("/v1/containers/{box}/execute?command=true", None),
+    ("GET", "/v1/containers/{ident}/logs"): ("/v1/containers/{box}/logs", None),
+    ("GET", "/v1/containers/{ident}/top"): ("/v1/containers/{box}/top", None),
+    ("GET", "/v1/containers/{ident}/stats"): ("/v1/containers/{box}/stats", None),
+    ("GET", "/v1/containers/{ident}/container_actions"): ("/v1/containers/{box}/container_actions", None),
+    ("GET", "/v1/containers/{ident}/container_actions/{request_id}"): (
+        "/v1/containers/{box}/container_actions/{request}", None,
+    ),
+    ("GET", "/v1/images"): ("/v1/images", None),
+    ("POST", "/v1/images"): ("/v1/images", {"repo": "lab/intruder", "host": "local-host"}),
+    ("GET", "/v1/images/{name:path}/search"): ("/v1/images/x/search", None),
+    ("GET", "/v1/images/{uuid}"): ("/v1/images/{image}", None),
+    ("DELETE", "/v1/images/{uuid}"): ("/v1/images/{image}", None),
+    ("GET", "/v1/registries"): ("/v1/registries", None),
+    ("POST", "/v1/registries"): ("/v1/registries", {"registry": {"domain": "intruder.example"}}),
+    ("GET", "/v1/registries/{ident}"): ("/v1/registries/{registry}", None),
+    ("PATCH", "/v1/registries/{ident}"): ("/v1/registries/{registry}", {"registry": {"username": "intruder"}}),
+    ("DELETE", "/v1/registries/{ident}"): ("/v1/registries/{registry}", None),
+}  # fmt: skip
+
+
+def routes(api: FastAPI) -> Iterator[tuple[str, str, Allow | None]]:
+    """Method, path and guard of every route, nested routers included."""
+    for context in iter_route_contexts(api.routes):
+        if isinstance(context.original_route, Mount):
+            assert context.path in MOUNTED
+            continue
+        assert isinstance(context.original_route, APIRoute)
+        guards = [dependency.call for dependency in context.dependant.dependencies]
+        guard = next((call for call in guards if isinstance(call, Allow)), None)
+        for method in context.methods or ():
+            yield method, context.path or "", guard
+
+
+async def test_every_route_is_guarded_or_public(shared: Running) -> None:
+    found = {(method, path): guard for method, path, guard in routes(shared.api)}
+    assert {route for route, guard in found.items() if guard is None} == PUBLIC
+    assert found.keys() - PUBLIC == SAMPLES.keys()
+
+
+async def test_every_rule_that_a_route_checks_has_a_default(shared: Running) -> None:
+    for _, path, guard in routes(shared.api):
+        if guard is not None:
+            for rule in (guard.rule, guard.on_request, guard.always):
+                assert rule is None or rule in RULES, path
+
+
+class Alpha:
+    """A container, an image and a registry, and what is to be asked of them."""
+
+    def __init__(self, caisson: Caisson, things: dict[str, str]) -> None:
+        self.caisson = caisson
+        self.things = things
+
+    async def ask(self, route: tuple[str, str], who: str | None) -> tuple[int, str]:
+        path, body = SAMPLES[route]
+        answer = await self.caisson.call(route[0], path.format(**self.things), body, who=who)
+        return answer.status_code, answer.text
+
+    async def snapshot(self) -> Any:
+        """All that a foreigner could change."""
+        box = await self.caisson.show(self.things["box"], who="admin")
+        registry = await self.caisson.ok("GET", f"/v1/registries/{self.things['registry']}", who="admin")
+        image = await self.caisson.ok("GET", f"/v1/images/{self.things['image']}", who="admin")
+        actions = [(action.verb, action.state) for action in await self.caisson.actions(self.things["box"])]
+        return {k: v for k, v in box.items() if k != "status_detail"}, registry, image, actions
+
+
+async def alpha_of(caisson: Caisson) -> Alpha:
+    box = await caisson.made(run=True)
+    request = (await caisson.actions(box["uuid"]))[0].request_id
+    registry = await caisson.ok("POST", "/v1/registries", {"registry": {"domain": "alpha.example"}})
+    caisson.engine.publish(f"lab/{box['uuid']}")
+    repo = {"repo": f"lab/{box['uuid']}", "host": "local-host"}
+    image = (await caisson.ok("POST", "/v1/images", repo, who="admin"))["uuid"]
+
+    async def pulled() -> bool:
+        return not await caisson.unfinished(image)
+
+    await eventually(pulled, lambda: "the image is not there")
+    things = {"box": box["uuid"], "request": request, "registry": registry["registry"]["uuid"], "image": image}
+    return Alpha(caisson, things)
+
+
+async def test_nobody_gets_in_without_a_token(caisson: Caisson) -> None:
+    alpha = await alpha_of(caisson)
+    before = await alpha.snapshot()
+    for route in SAMPLES:
+        status, text = await alpha.ask(route, None)
+        assert status == 401, route
+        assert not [thing for thing in alpha.things.values() if thing in text]
+    assert await alpha.snapshot() == before
+
+
+async def test_readers_only_read(caisson: Caisson) -> None:
+    alpha = await alpha_of(caisson)
+    before = await alpha.snapshot()
+    for method, path, guard in routes(caisson.running.api):
+        if guard is None:
+            continue
+        status, text = await alpha.ask((method, path), "reader")
+        reads = RULES[guard.rule] is Who.READER
+        assert (status == 200) if reads else (status == 403 and guard.rule in text), (method, path, text)
+        assert method == "GET" or not reads
+    assert await alpha.snapshot() == before
+
+
+async def test_members_do_not_reach_what_is_for_administrators(caisson: Caisson) -> None:
+    alpha = await alpha_of(caisson)
+    for method, path, guard in routes(caisson.running.api):
+        if guard is not None and RULES[guard.rule] is Who.ADMIN:
+            status, text = await alpha.ask((method, path), "member")
+            assert status == 403, (method, path)
+            assert guard.rule in text
+
+
+async def test_another_projects_things_do_not_exist(caisson: Caisson) -> None:
+    alpha = await alpha_of(caisson)
+    before = await alpha.snapshot()
+    for route in SAMPLES:
+        status, text = await alpha.ask(route, "foreign")
+        single = "{" in SAMPLES[route][0]
+        expected = {404, 403} if single and "images" in route[1] else {404} if single else {200, 201, 202, 403}
+        assert status in expected, (route, text)
+        known = {alpha.things[name] for name in ("request", "image")} | {await caisson.project("alpha")}
+        assert not [thing for thing in known if thing in text], route
+    assert await alpha.snapshot() == before
+    await caisson.ok("GET", f"/v1/containers/{alpha.things['box']}/container_actions/{alpha.things['request']}")
+
+
+async def test_lists_hold_nothing_of_another_project(caisson: Caisson) -> None:
+    alpha = await alpha_of(caisson)
+    project = await caisson.project("alpha")
+    for path in ("/v1/containers", "/v1/registries"):
+        for query in ("", f"?project_id={project}", "?name=alpha.example", "?all_projects=no"):
+            answer = await caisson.ok("GET", path + query, who="foreign")
+            assert answer[path.rpartition("/")[2]] == []
+    answer = await caisson.call("GET", f"/v1/containers?marker={alpha.things['box']}", who="foreign")
+    assert answer.status_code == 404
+
+
+async def test_the_same_question_of_two_projects_has_two_answers(caisson: Caisson) -> None:
+    """Answers may be kept: what one project asked for must not be another's answer."""
+    mine = await caisson.made(name="same", run=True)
+    for _ in range(2):
+        assert (await caisson.show("same"))["uuid"] == mine["uuid"]
+        assert (await caisson.call("GET", "/v1/containers/same", who="foreign")).status_code == 404
+        assert len((await caisson.ok("GET", "/v1/containers"))["containers"]) == 1
+        assert (await caisson.ok("GET", "/v1/containers", who="foreign"))["containers"] == []
+    theirs = await caisson.made(name="same", who="foreign")
+    for _ in range(2):
+        assert (await caisson.show("same", who="foreign"))["uuid"] == theirs["uuid"]
+        assert (await caisson.show("same"))["uuid"] == mine["uuid"]
+    # And what an administrator may see is not shown to a member.
+    assert "host" in await caisson.show(mine["uuid"], who="admin")
+    assert "host" not in await caisson.show(mine["uuid"])
+
+
+async def test_an_answer_is_new_after_every_change(caisson: Caisson) -> None:
+    box = await caisson.made(name="fresh")
+    for verb, status in (("start", "Running"), ("pause", "Paused"), ("unpause", "Running"), ("stop", "Stopped")):
+        await caisson.show("fresh")
+        await caisson.ok("GET", "/v1/containers")
+        await caisson.ok("POST", f"/v1/containers/fresh/{verb}")
+        await caisson.until("fresh", status)
+        (listed,) = (await caisson.ok("GET", "/v1/containers"))["containers"]
+        assert listed["status"] == status
+    await caisson.ok("DELETE", "/v1/containers/fresh")
+    await caisson.until_gone(box["uuid"])
+    assert (await caisson.ok("GET", "/v1/containers"))["containers"] == []
+    assert (await caisson.call("GET", "/v1/containers/fresh")).status_code == 404

@@ -1,0 +1,139 @@
+"""An engine together with what a test needs around it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from secrets import token_hex
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import pytest
+
+from app.backends.docker import make
+from app.backends.engine import ContainerEngine, ContainerSpec, LogOptions, Networks, RegistryLogin, Seen, State
+from app.settings import BackendSettings, Settings
+from tests.conformance.index import serve_index
+from tests.fake import FakeEngine
+from tests.stack import images
+from tests.stack.registry import Registry
+
+Found = TypeVar("Found")
+
+
+@dataclass
+class Place:
+    """One engine for one test.
+
+    Attributes:
+        engine: what is tested.
+        twin: the same engine as a second replica sees it.
+        image: an image that the engine holds, whose command is a shell.
+        registry: ``host:port`` of a registry that answers.
+        publish: puts an image into a registry, for everybody or for the holder of credentials. Takes its path and the
+            credentials' absence or presence; returns its full name and the credentials.
+        index: makes an index that knows one image of this name; returns the term that finds it.
+        project: a project of this test alone.
+    """
+
+    engine: ContainerEngine
+    twin: ContainerEngine
+    image: str
+    registry: str
+    publish: Callable[[str, bool], tuple[str, RegistryLogin | None]]
+    index: Callable[[str], str]
+    project: str = field(default_factory=lambda: token_hex(16))
+
+    def spec(self, *command: str, **wishes: Any) -> ContainerSpec:
+        """A wish for a container of this test's project, with no network unless asked."""
+        return ContainerSpec(**{"project_id": self.project, "image": self.image, "command": command, **wishes})
+
+    async def run(self, *command: str, **wishes: Any) -> Seen:
+        """A container that was started, as it is seen right after."""
+        uuid = uuid4()
+        made = await self.engine.create(uuid, self.spec(*command, **wishes))
+        await self.engine.start(made.ref)
+        return await self.seen(uuid)
+
+    async def seen(self, uuid: UUID) -> Seen:
+        """The container, which must be there."""
+        seen = await self.engine.find(uuid)
+        assert seen is not None
+        return seen
+
+    async def ended(self, uuid: UUID) -> Seen:
+        """The container after its process has ended."""
+
+        async def exited() -> Seen | None:
+            seen = await self.seen(uuid)
+            return seen if seen.state is State.EXITED else None
+
+        return await until(exited)
+
+    async def log(self, ref: str, **options: Any) -> bytes:
+        """The whole log."""
+        return b"".join([part async for part in self.engine.logs(ref, LogOptions(**options))])
+
+    async def mine(self) -> list[Seen]:
+        """What the engine has of this test's project."""
+        return [seen for seen in await self.engine.find_all() if seen.project_id == self.project]
+
+    async def clean_up(self) -> None:
+        """Remove what the test made."""
+        for seen in await self.mine():
+            await self.engine.remove(seen.ref, force=True)
+        if isinstance(self.engine, Networks):
+            await self.engine.remove_network(self.project)
+
+
+async def until(check: Callable[[], Awaitable[Found | None]], seconds: float = 30.0) -> Found:
+    """Ask again and again until `check` gives something."""
+    async with asyncio.timeout(seconds):
+        while True:
+            if found := await check():
+                return found
+            await asyncio.sleep(0.02)
+
+
+def fake_place() -> Place:
+    """An engine in memory."""
+    engine = FakeEngine()
+    engine.add_image("caisson/busybox:1")
+
+    def publish(path: str, private: bool) -> tuple[str, RegistryLogin | None]:
+        host = "127.0.0.1:5001" if private else "127.0.0.1:5000"
+        login = RegistryLogin(host, "puller", "let-me-in") if private else None
+        engine.publish(f"{host}/{path}", login)
+        return f"{host}/{path}", login
+
+    publish("something/else:1", False)
+
+    def index(name: str) -> str:
+        engine.publish(f"127.0.0.1:5002/{name}:1")
+        return f"127.0.0.1:5002/{name}"
+
+    return Place(engine, engine.twin(), "caisson/busybox:1", "127.0.0.1:5000", publish, index)
+
+
+def docker_place(request: pytest.FixtureRequest, stop: ExitStack) -> Place:
+    """The Docker engine of this machine; what else is started ends with `stop`."""
+    url: str = request.getfixturevalue("docker_url")
+    image: str = request.getfixturevalue("busybox_image")
+    registry: Registry = request.getfixturevalue("registry")
+    engine, twin = (make("docker", BackendSettings(url=url), Settings()) for _ in range(2))
+
+    def publish(path: str, private: bool) -> tuple[str, RegistryLogin | None]:
+        server: Registry = request.getfixturevalue("private_registry" if private else "registry")
+        # Content of its own: else the engine has the image under another name, and nothing to fetch.
+        images.build(url, path, files={"etc/motd": path.encode()})
+        name = server.push(url, path, path)
+        images.remove(url, path)
+        if server.username is None or server.password is None:
+            return name, None
+        return name, RegistryLogin(server.host, server.username, server.password)
+
+    def index(name: str) -> str:
+        host = stop.enter_context(serve_index([{"name": name, "description": "", "star_count": 1}]))
+        return f"{host}/{name}"
+
+    return Place(engine, twin, image, registry.host, publish, index)

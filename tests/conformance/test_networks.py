@@ -1,0 +1,80 @@
+"""Networks: one for each project."""
+
+import asyncio
+from secrets import token_hex
+
+import pytest
+
+from app.backends.engine import Networks
+from app.errors import Gone
+from tests.conformance.place import Place
+
+
+async def test_a_project_has_one_network(place: Place) -> None:
+    assert isinstance(place.engine, Networks)
+    name = await place.engine.ensure_network(place.project)
+    assert await place.engine.ensure_network(place.project) == name
+    first = await place.run("sleep", "1000", network=name)
+    second = await place.run("sleep", "1000", network=name)
+    (one,), (two,) = first.addresses, second.addresses
+    assert (one.network, two.network, one.version) == (name, name, 4)
+    assert one.address != two.address
+    await place.engine.stop(first.ref, 0)
+    assert list((await place.seen(first.uuid)).addresses) == []
+
+
+async def test_two_projects_have_two_networks(place: Place) -> None:
+    assert isinstance(place.engine, Networks)
+    other = token_hex(16)
+    assert await place.engine.ensure_network(other) != await place.engine.ensure_network(place.project)
+    await place.engine.remove_network(other)
+
+
+async def test_asked_for_at_once_it_is_made_once(place: Place) -> None:
+    assert isinstance(place.engine, Networks)
+    assert isinstance(place.twin, Networks)
+    for _ in range(3):
+        engines = [place.engine, place.twin] * 3
+        names = await asyncio.gather(*(engine.ensure_network(place.project) for engine in engines))
+        assert len(set(names)) == 1
+        # With two networks of one name this could not start.
+        seen = await place.run("sleep", "1000", network=names[0])
+        assert len(seen.addresses) == 1
+        await place.engine.remove(seen.ref, force=True)
+        await place.engine.remove_network(place.project)
+
+
+async def test_remove_twice_and_not_while_it_is_used(place: Place) -> None:
+    assert isinstance(place.engine, Networks)
+    name = await place.engine.ensure_network(place.project)
+    seen = await place.run("sleep", "1000", network=name)
+    await place.engine.remove_network(place.project)
+    assert len((await place.seen(seen.uuid)).addresses) == 1
+    # One that is stopped still needs it to start again.
+    await place.engine.stop(seen.ref, 0)
+    await place.engine.remove_network(place.project)
+    await place.engine.start(seen.ref)
+    assert len((await place.seen(seen.uuid)).addresses) == 1
+    await place.engine.remove(seen.ref, force=True)
+    for _ in range(2):
+        await place.engine.remove_network(place.project)
+
+
+async def test_odd_project_ids(place: Place) -> None:
+    assert isinstance(place.engine, Networks)
+    for project in ("a/b c", "ü" * 40, "x" * 255, "-", place.project):
+        name = await place.engine.ensure_network(project)
+        seen = await place.run("sleep", "1000", network=name)
+        assert seen.addresses[0].network == name
+        await place.engine.remove(seen.ref, force=True)
+        await place.engine.remove_network(project)
+
+
+async def test_a_container_without_a_network(place: Place) -> None:
+    seen = await place.run("sleep", "1000", network=None)
+    assert list(seen.addresses) == []
+
+
+async def test_a_container_in_a_network_that_is_not_there(place: Place) -> None:
+    with pytest.raises(Gone, match="no-such-network"):
+        await place.run("sleep", "1000", network="no-such-network")

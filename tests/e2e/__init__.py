@@ -1,0 +1,1 @@
+"""A served process, driven by the clients that people use."""

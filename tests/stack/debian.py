@@ -1,0 +1,54 @@
+"""Programs that come from the system's packages: found, or installed when that is possible."""
+
+from pathlib import Path
+
+from scripts.newcomer import engine, packages
+from scripts.newcomer.packages import SetupError
+
+PACKAGES = {
+    **engine.PROGRAMS,
+    "docker": "docker.io",
+    "docker-registry": "docker-registry",
+    "busybox": "busybox-static",
+    "postgres": "postgresql",
+    "wrk": "wrk",
+}
+"""The Debian package that brings each program."""
+
+# PostgreSQL's programs are not on the path.
+ELSEWHERE = {"postgres": "/usr/lib/postgresql/*/bin/postgres"}
+
+
+def path_of(program: str) -> Path | None:
+    """Where a program is, None if it is not installed. Of several PostgreSQL versions the newest counts."""
+    if pattern := ELSEWHERE.get(program):
+        return max(Path("/").glob(pattern[1:]), key=lambda path: float(path.parts[-3]), default=None)
+    return packages.path_of(program)
+
+
+def program(name: str) -> Path:
+    """The path of a program, installing its package if it is missing.
+
+    Raises:
+        SetupError: it is missing and cannot be installed here; the text says what to install.
+    """
+    if found := path_of(name):
+        return found
+    install([name])
+    found = path_of(name)
+    if found is None:
+        raise SetupError(f"package {PACKAGES[name]} is installed, but there is no {name}")
+    return found
+
+
+def install(programs: list[str]) -> None:
+    """Installs the packages of the programs that are missing, in one run of apt-get.
+
+    Raises:
+        SetupError: this user may not, this system has no apt-get, or apt-get failed.
+    """
+    packages.install(sorted({PACKAGES[name] for name in programs if path_of(name) is None}))
+
+
+if __name__ == "__main__":
+    install(list(PACKAGES))

@@ -1,0 +1,158 @@
+"""Docker engines: the one of this machine, and private ones that a test may kill."""
+
+import os
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+
+from scripts.newcomer.engine import SOCKET, answers, client, daemon_command
+from scripts.newcomer.packages import locked
+from tests.stack.guard import remove_control_groups
+from tests.stack.session import Service, Stack, StackError, wait_until
+
+__all__ = ["PrivateDocker", "answers", "client", "engine", "existing"]
+
+
+def existing() -> str | None:
+    """The engine that is already there: at ``DOCKER_HOST``, else at Docker's own socket.
+
+    Raises:
+        StackError: ``DOCKER_HOST`` is set and nothing answers there; quietly taking another engine would be wrong.
+    """
+    if url := os.environ.get("DOCKER_HOST"):
+        if not answers(url):
+            raise StackError(f"DOCKER_HOST is {url}, and no engine answers there")
+        return url
+    url = f"unix://{SOCKET}"
+    return url if answers(url) else None
+
+
+def engine(stack: Stack) -> str:
+    """The address of the engine for tests: what is there already, else a daemon that lives as long as the session."""
+    if url := existing():
+        return url
+    # Two sessions at once must not both start a daemon on the same socket.
+    with locked(Path(f"{tempfile.gettempdir()}/caisson-dockerd.lock")):
+        return existing() or _start_daemon(stack)
+
+
+def _start_daemon(stack: Stack) -> str:
+    url = f"unix://{SOCKET}"
+    log = stack.folder("docker") / "log"
+    stack.spawn("docker", daemon_command(url), log=log, ready=lambda: answers(url))
+    return url
+
+
+class PrivateDocker:
+    """A Docker daemon of one test's own, which it may stop, kill, freeze and start again.
+
+    It lives in namespaces of its own (network, mounts, processes): its bridge and its packet filter are not the
+    machine's, and whatever it leaves behind, shims and mounts included, goes with the namespaces. Hence its containers
+    reach one another, but neither the host nor a registry there: load images with :func:`tests.stack.images.build`.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._folder = stack.folder("engine")
+        self.name = self._folder.name
+        self.url = f"unix://{self._folder}/docker.sock"
+        # Asked first, so that a system without Docker gets it before the namespaces are made.
+        self._command = daemon_command(
+            self.url,
+            "--data-root", f"{self._folder}/data",
+            "--exec-root", f"{self._folder}/exec",
+            "--pidfile", f"{self._folder}/docker.pid",
+            "--cgroup-parent", f"/{self.name}",
+        )  # fmt: skip
+        self._space = self._make_namespaces()
+        self._entrance: Service | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Starts the daemon and returns when it answers. Running already: nothing happens."""
+        if self._entrance is not None and self._entrance.alive:
+            return
+        # What a killed daemon left; the number in its pidfile may by now be some other process of the namespace.
+        for leftover in ("docker.sock", "docker.pid"):
+            (self._folder / leftover).unlink(missing_ok=True)
+        inner = _only_child(self._space.pid)
+        self._entrance = self._stack.spawn(
+            f"{self.name}-daemon",
+            ["nsenter", "--target", str(inner), "--net", "--mount", "--pid", "--", *self._command],
+            log=self._folder / "log",
+            ready=lambda: answers(self.url),
+            stop_signal=signal.SIGKILL,
+        )
+
+    @property
+    def pid(self) -> int:
+        """The daemon's process id as the host counts.
+
+        Raises:
+            StackError: the daemon does not run.
+        """
+        if self._entrance is None or not self._entrance.alive:
+            raise StackError(f"{self.name} does not run")
+        return _only_child(self._entrance.pid)
+
+    def stop(self) -> None:
+        """Ends the daemon as an operator would; it stops its containers first."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends the daemon by SIGKILL; its containers run on until it is started again."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Stop, then start."""
+        self.stop()
+        self.start()
+
+    def freeze(self) -> None:
+        """Stops the daemon's process without ending it: connections open, nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets a frozen daemon go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """Ends the daemon, its containers and its namespaces."""
+        if self._entrance is not None:
+            self._stack.stop(self._entrance)
+        self._stack.stop(self._space)
+        remove_control_groups(self.name)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _end(self, how: signal.Signals) -> None:
+        entrance = self._entrance
+        if entrance is None or not entrance.alive:
+            return
+        os.kill(self.pid, how)
+        # nsenter ends with the daemon, and is our child, or our worker's.
+        wait_until(lambda: not entrance.alive, f"{self.name} to end")
+        self._stack.stop(entrance)
+
+    def _make_namespaces(self) -> Service:
+        ready = self._folder / "ready"
+        # The init collects the shims that a killed daemon orphans.
+        return self._stack.spawn(
+            f"{self.name}-namespaces",
+            [
+                "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "docker-init", "--",
+                "sh", "-c", f"ip link set lo up && touch {ready} && exec sleep infinity",
+            ],
+            log=self._folder / "namespaces.log",
+            ready=ready.exists,
+            # unshare ignores SIGTERM; its end takes every process of the namespaces along.
+            stop_signal=signal.SIGKILL,
+            facts={"control_group": self.name},
+        )  # fmt: skip
+
+
+def _only_child(pid: int) -> int:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    if len(children) != 1:
+        raise StackError(f"process {pid} has {len(children)} children, not one")
+    return int(children[0])
