@@ -9,6 +9,7 @@ SQLite: WAL, one writer at a time (a pool of one connection), readers beside it.
 Reads run in autocommit: one statement each, no BEGIN and no COMMIT to pay for.
 """
 
+import asyncio
 import sqlite3
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
@@ -17,8 +18,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from weakref import WeakSet
 
+import aiosqlite
 import structlog
 from sqlalchemy import bindparam, event, func, inspect
 from sqlalchemy.engine import Connection
@@ -83,6 +87,7 @@ _WITHOUT_TABLES = (CLOCK, _TURN)
 
 PATIENCE = 10.0  # seconds for PostgreSQL to answer one statement; all of ours take milliseconds
 CONNECT_PATIENCE = 5.0  # seconds to connect to it
+CLOSE_PATIENCE = 10.0  # seconds for SQLite to end a statement whose task was cancelled
 QUEUE_PATIENCE = 20.0  # seconds until one of the pool's connections is free
 
 # Connection lost; deadlock or serialization; no resources; shut down, starting up or cancelled by an operator.
@@ -99,6 +104,7 @@ class Database:
         self.url = url
         self.embedded = url.startswith("sqlite")
         self.answers = Answers() if self.embedded else None
+        self._threads: WeakSet[Thread] = WeakSet()
         self._write = self._engine(1 if self.embedded else writers, {})
         self._read = self._engine(readers, {"isolation_level": "AUTOCOMMIT"})
         if self.embedded:
@@ -157,9 +163,11 @@ class Database:
                 await engine.dispose()
 
     async def close(self) -> None:
-        """Return every connection."""
+        """Return every connection, and wait for those that a cancelled task left to themselves."""
         await self._write.dispose()
         await self._read.dispose()
+        for thread in [thread for thread in self._threads if thread.is_alive()]:
+            await asyncio.to_thread(thread.join, CLOSE_PATIENCE)
 
     def _engine(self, size: int, options: dict[str, Any], patience: float | None = PATIENCE) -> AsyncEngine:
         if not self.embedded:
@@ -173,8 +181,20 @@ class Database:
             **options,
         )
         if self.embedded:
+            event.listen(engine.sync_engine, "do_connect", self._connect_sqlite)
             event.listen(engine.sync_engine, "connect", _sqlite_pragmas)
         return engine
+
+    def _connect_sqlite(self, dialect: Any, record: Any, arguments: Any, options: dict[str, Any]) -> None:
+        """Keep hold of the thread that each connection works in: it still answers to this loop after a cancellation."""
+
+        def connect(*positional: Any, **named: Any) -> aiosqlite.Connection:
+            connection = aiosqlite.connect(*positional, **named)
+            connection._thread.daemon = True
+            self._threads.add(connection._thread)
+            return connection
+
+        options["async_creator_fn"] = connect
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ import structlog
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+import app.steps  # noqa: F401  # the worker runs what is registered by then
 from app import documents, observe, refusals
 from app.auth import Authenticator, AuthMiddleware, TokenSource
 from app.backends import Engines, load

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import JSON, BigInteger, Column, Index, Integer, text
+from sqlalchemy import JSON, BigInteger, Column, Index, Integer, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite only counts up by itself in an INTEGER column
@@ -148,12 +148,130 @@ class Container(Resource, table=True):
     runtime: str | None = None
     host: str | None = None
     registry_id: str | None = Field(default=None, index=True)
+    capsule_id: str | None = Field(default=None, index=True)  # the uuid of the capsule that it is a member of
+    init: bool = False  # a capsule's member that runs to its end before the others start
+    nets: list[dict[str, Any]] | None = json_column()  # networks it is attached to (app.networks)
+    mounts: list[dict[str, Any]] | None = json_column()  # volumes and injected files (app.volumes)
+    hints: dict[str, Any] | None = json_column()
     backend: str
     engine_ref: str | None = None
     wanted_running: bool = False  # what the user last asked for; decides what auto_heal brings back
     started_at: float | None = None
     finished_at: float | None = None
     exit_code: int | None = None
+
+
+class Capsule(Resource, table=True):
+    """A group of containers that share a network namespace (zun-api, section 7); its members refer to it."""
+
+    __tablename__ = "capsule"
+
+    id: int = big_id()
+    name: str = Field(index=True)
+    status: str = Status.CREATING
+    status_reason: str | None = None
+    task_state: str | None = None
+    cpu: float | None = None
+    memory: int | None = None
+    labels: dict[str, str] | None = json_column()
+    annotations: dict[str, str] | None = json_column()
+    restart_policy: dict[str, str] | None = json_column()
+    addresses: dict[str, list[dict[str, Any]]] | None = json_column()
+    security_groups: list[str] | None = json_column()
+    volumes: dict[str, Any] | None = json_column()
+    nets: list[dict[str, Any]] | None = json_column()
+    hostname: str | None = None
+    host: str | None = None
+    backend: str
+    engine_ref: str | None = None
+
+
+class Volume(Resource, table=True):
+    """A volume of the project, kept until it is deleted; one that a container's `size` asked for goes with it."""
+
+    __tablename__ = "volume"
+    __table_args__ = (UniqueConstraint("project_id", "name"),)
+
+    id: int = big_id()
+    name: str
+    size: int | None = None
+    backend: str
+    container_id: str | None = Field(default=None, index=True)  # the uuid of the container that it goes with
+
+
+class InjectedFile(Owned, table=True):
+    """A file that a `bind` mount puts into a container or a capsule's member; content encrypted (``app.vault``)."""
+
+    __tablename__ = "injected_file"
+
+    id: int = big_id()
+    container_id: str = Field(index=True)
+    destination: str
+    content: str
+
+
+class Network(Resource, table=True):
+    """An engine's network that an administrator made for a Neutron network (zun-api, section 3.11)."""
+
+    __tablename__ = "network"
+
+    id: int = big_id()
+    name: str | None = None
+    neutron_net_id: str = Field(unique=True)
+    network_id: str | None = None
+    backend: str
+
+
+class Host(SQLModel, table=True):
+    """A host that a replica serves, as Zun shows its agents in ``/services`` (zun-api, section 3.13)."""
+
+    __tablename__ = "host"
+    __table_args__ = (UniqueConstraint("backend", "hostname"),)
+
+    id: int = big_id()
+    uuid: str = Field(default_factory=new_uuid, unique=True)
+    backend: str
+    hostname: str
+    binary: str = "zun-compute"
+    disabled: bool = False
+    disabled_reason: str | None = None
+    forced_down: bool = False
+    last_seen_up: float | None = None
+    report_count: int = 0
+    facts: dict[str, Any] | None = json_column()
+    created_at: float
+    updated_at: float | None = None
+
+
+class Quota(SQLModel, table=True):
+    """An administrator's limit for one resource of one project; absent means the class's."""
+
+    __tablename__ = "quota"
+
+    project_id: str = Field(primary_key=True)
+    resource: str = Field(primary_key=True)
+    hard_limit: int
+
+
+class QuotaClass(SQLModel, table=True):
+    """A limit of a quota class; the class ``default`` holds what settings do not."""
+
+    __tablename__ = "quota_class"
+
+    class_name: str = Field(primary_key=True)
+    resource: str = Field(primary_key=True)
+    hard_limit: int
+
+
+class Ticket(Owned, table=True):
+    """The right to open one websocket once: attach or exec (zun-api, section 6). The secret itself is not kept."""
+
+    __tablename__ = "ticket"
+
+    secret_hash: str = Field(primary_key=True)
+    container_id: str
+    exec_id: str | None = None
+    expires_at: float
 
 
 class Image(Resource, table=True):
@@ -253,5 +371,9 @@ class IdentityKey(SQLModel, table=True):
     created_at: float
 
 
-KINDS: dict[str, type[Container] | type[Image]] = {"container": Container, "image": Image}
+KINDS: dict[str, type[Container] | type[Capsule] | type[Image]] = {
+    "container": Container,
+    "capsule": Capsule,
+    "image": Image,
+}
 """Resources that actions work on, by ``Action.resource_kind``."""

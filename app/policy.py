@@ -33,35 +33,39 @@ class Who(StrEnum):
 
 READER, MEMBER, ADMIN, NOBODY = Who.READER, Who.MEMBER, Who.ADMIN, Who.NOBODY
 
-RULES: Mapping[str, Who] = {  # zun-api, section 3.0; owner rules need no test here: a session only sees its project
-    **dict.fromkeys(("container:get_one", "container:get_all", "container:logs", "container:actions"), READER),
-    **dict.fromkeys(
-        ("container:top", "container:stats", "image:search", "registry:get_one", "registry:get_all"), READER
+_READERS = (
+    "container:get_one", "container:get_all", "container:logs", "container:actions", "container:top", "container:stats",
+    "capsule:get", "capsule:get_all", "image:search", "registry:get_one", "registry:get_all", "quota:get",
+    "quota:get_default", "availability_zones:get_all",
+)  # fmt: skip
+_MEMBERS = (
+    *(
+        f"container:{verb}"
+        for verb in (
+            "create", "delete", "update", "start", "stop", "reboot", "pause", "unpause", "kill", "execute",
+            "execute_resize", "rename", "attach", "resize", "resize_container", "get_archive", "put_archive", "commit",
+            "rebuild", "add_security_group", "remove_security_group", "network_attach", "network_detach",
+        )
     ),
-    **{
-        f"container:{verb}": MEMBER
-        for verb in ("create", "delete", "start", "stop", "reboot", "pause", "unpause", "kill", "execute")
-    },
-    **dict.fromkeys(("registry:create", "registry:update", "registry:delete"), MEMBER),
+    "capsule:create", "capsule:delete", "registry:create", "registry:update", "registry:delete",
+)  # fmt: skip
+_ADMINS = (
+    "container:create:runtime", "container:create:requested_destination", "container:create:image_pull_policy",
+    "container:create:host_port", "container:delete_force", "container:delete_all_projects",
+    "container:get_one_all_projects", "container:get_all_all_projects", "container:get_one:host",
+    "container:get_one:image_pull_policy", "container:get_one:privileged", "container:get_one:runtime",
+    "container:action:events", "capsule:delete_all_projects", "capsule:get:host", "capsule:get_one_all_projects",
+    "capsule:get_all_all_projects", "image:pull", "image:get_all", "image:get_one", "image:delete", "network:create",
+    "network:delete", "network:attach_external_network", "host:get", "host:get_all", "zun-service:get_all",
+    "zun-service:enable", "zun-service:disable", "zun-service:force_down", "zun-service:delete", "quota:update",
+    "quota:delete", "quota_class:get", "quota_class:update", "registry:get_all_all_projects",
+)  # fmt: skip
+
+RULES: Mapping[str, Who] = {  # zun-api, section 3.0; owner rules need no test here: a session only sees its project
+    **dict.fromkeys(_READERS, READER),
+    **dict.fromkeys(_MEMBERS, MEMBER),
+    **dict.fromkeys(_ADMINS, ADMIN),
     "container:create:privileged": NOBODY,
-    "container:create:runtime": ADMIN,
-    "container:create:requested_destination": ADMIN,
-    "container:create:image_pull_policy": ADMIN,
-    "container:create:host_port": ADMIN,
-    "container:delete_force": ADMIN,
-    "container:delete_all_projects": ADMIN,
-    "container:get_one_all_projects": ADMIN,
-    "container:get_all_all_projects": ADMIN,
-    "container:get_one:host": ADMIN,
-    "container:get_one:image_pull_policy": ADMIN,
-    "container:get_one:privileged": ADMIN,
-    "container:get_one:runtime": ADMIN,
-    "container:action:events": ADMIN,
-    "image:pull": ADMIN,
-    "image:get_all": ADMIN,
-    "image:get_one": ADMIN,
-    "image:delete": ADMIN,
-    "registry:get_all_all_projects": ADMIN,
 }
 
 HIDDEN = ("host", "image_pull_policy", "privileged", "runtime")

@@ -61,6 +61,39 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_action_project_id"), ["project_id"], unique=False)
 
     op.create_table(
+        "capsule",
+        sa.Column("project_id", sa.String(), nullable=False),
+        sa.Column("uuid", sa.String(), nullable=False),
+        sa.Column("user_id", sa.String(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("updated_at", sa.Float(), nullable=True),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("status", sa.String(), nullable=False),
+        sa.Column("status_reason", sa.String(), nullable=True),
+        sa.Column("task_state", sa.String(), nullable=True),
+        sa.Column("cpu", sa.Float(), nullable=True),
+        sa.Column("memory", sa.Integer(), nullable=True),
+        sa.Column("labels", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("annotations", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("restart_policy", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("addresses", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("security_groups", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("volumes", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("nets", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("hostname", sa.String(), nullable=True),
+        sa.Column("host", sa.String(), nullable=True),
+        sa.Column("backend", sa.String(), nullable=False),
+        sa.Column("engine_ref", sa.String(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    with op.batch_alter_table("capsule", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_capsule_name"), ["name"], unique=False)
+        batch_op.create_index(batch_op.f("ix_capsule_project_id"), ["project_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_capsule_uuid"), ["uuid"], unique=True)
+
+    op.create_table(
         "container",
         sa.Column("project_id", sa.String(), nullable=False),
         sa.Column("uuid", sa.String(), nullable=False),
@@ -100,6 +133,11 @@ def upgrade() -> None:
         sa.Column("runtime", sa.String(), nullable=True),
         sa.Column("host", sa.String(), nullable=True),
         sa.Column("registry_id", sa.String(), nullable=True),
+        sa.Column("capsule_id", sa.String(), nullable=True),
+        sa.Column("init", sa.Boolean(), nullable=False),
+        sa.Column("nets", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("mounts", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("hints", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("backend", sa.String(), nullable=False),
         sa.Column("engine_ref", sa.String(), nullable=True),
         sa.Column("wanted_running", sa.Boolean(), nullable=False),
@@ -109,11 +147,31 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     with op.batch_alter_table("container", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_container_capsule_id"), ["capsule_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_container_name"), ["name"], unique=False)
         batch_op.create_index(batch_op.f("ix_container_project_id"), ["project_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_container_registry_id"), ["registry_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_container_uuid"), ["uuid"], unique=True)
 
+    op.create_table(
+        "host",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("uuid", sa.String(), nullable=False),
+        sa.Column("backend", sa.String(), nullable=False),
+        sa.Column("hostname", sa.String(), nullable=False),
+        sa.Column("binary", sa.String(), nullable=False),
+        sa.Column("disabled", sa.Boolean(), nullable=False),
+        sa.Column("disabled_reason", sa.String(), nullable=True),
+        sa.Column("forced_down", sa.Boolean(), nullable=False),
+        sa.Column("last_seen_up", sa.Float(), nullable=True),
+        sa.Column("report_count", sa.Integer(), nullable=False),
+        sa.Column("facts", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("updated_at", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("backend", "hostname"),
+        sa.UniqueConstraint("uuid"),
+    )
     op.create_table(
         "identity_credential",
         sa.Column("id", sa.String(), nullable=False),
@@ -194,6 +252,53 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_image_uuid"), ["uuid"], unique=True)
 
     op.create_table(
+        "injected_file",
+        sa.Column("project_id", sa.String(), nullable=False),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("container_id", sa.String(), nullable=False),
+        sa.Column("destination", sa.String(), nullable=False),
+        sa.Column("content", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    with op.batch_alter_table("injected_file", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_injected_file_container_id"), ["container_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_injected_file_project_id"), ["project_id"], unique=False)
+
+    op.create_table(
+        "network",
+        sa.Column("project_id", sa.String(), nullable=False),
+        sa.Column("uuid", sa.String(), nullable=False),
+        sa.Column("user_id", sa.String(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("updated_at", sa.Float(), nullable=True),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("name", sa.String(), nullable=True),
+        sa.Column("neutron_net_id", sa.String(), nullable=False),
+        sa.Column("network_id", sa.String(), nullable=True),
+        sa.Column("backend", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("neutron_net_id"),
+    )
+    with op.batch_alter_table("network", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_network_project_id"), ["project_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_network_uuid"), ["uuid"], unique=True)
+
+    op.create_table(
+        "quota",
+        sa.Column("project_id", sa.String(), nullable=False),
+        sa.Column("resource", sa.String(), nullable=False),
+        sa.Column("hard_limit", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("project_id", "resource"),
+    )
+    op.create_table(
+        "quota_class",
+        sa.Column("class_name", sa.String(), nullable=False),
+        sa.Column("resource", sa.String(), nullable=False),
+        sa.Column("hard_limit", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("class_name", "resource"),
+    )
+    op.create_table(
         "registry",
         sa.Column("project_id", sa.String(), nullable=False),
         sa.Column("uuid", sa.String(), nullable=False),
@@ -213,14 +318,69 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_registry_project_id"), ["project_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_registry_uuid"), ["uuid"], unique=True)
 
+    op.create_table(
+        "ticket",
+        sa.Column("project_id", sa.String(), nullable=False),
+        sa.Column("secret_hash", sa.String(), nullable=False),
+        sa.Column("container_id", sa.String(), nullable=False),
+        sa.Column("exec_id", sa.String(), nullable=True),
+        sa.Column("expires_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("secret_hash"),
+    )
+    with op.batch_alter_table("ticket", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_ticket_project_id"), ["project_id"], unique=False)
+
+    op.create_table(
+        "volume",
+        sa.Column("project_id", sa.String(), nullable=False),
+        sa.Column("uuid", sa.String(), nullable=False),
+        sa.Column("user_id", sa.String(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("updated_at", sa.Float(), nullable=True),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("size", sa.Integer(), nullable=True),
+        sa.Column("backend", sa.String(), nullable=False),
+        sa.Column("container_id", sa.String(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("project_id", "name"),
+    )
+    with op.batch_alter_table("volume", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_volume_container_id"), ["container_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_volume_project_id"), ["project_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_volume_uuid"), ["uuid"], unique=True)
+
 
 def downgrade() -> None:
+    with op.batch_alter_table("volume", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_volume_uuid"))
+        batch_op.drop_index(batch_op.f("ix_volume_project_id"))
+        batch_op.drop_index(batch_op.f("ix_volume_container_id"))
+
+    op.drop_table("volume")
+    with op.batch_alter_table("ticket", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_ticket_project_id"))
+
+    op.drop_table("ticket")
     with op.batch_alter_table("registry", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_registry_uuid"))
         batch_op.drop_index(batch_op.f("ix_registry_project_id"))
         batch_op.drop_index(batch_op.f("ix_registry_name"))
 
     op.drop_table("registry")
+    op.drop_table("quota_class")
+    op.drop_table("quota")
+    with op.batch_alter_table("network", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_network_uuid"))
+        batch_op.drop_index(batch_op.f("ix_network_project_id"))
+
+    op.drop_table("network")
+    with op.batch_alter_table("injected_file", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_injected_file_project_id"))
+        batch_op.drop_index(batch_op.f("ix_injected_file_container_id"))
+
+    op.drop_table("injected_file")
     with op.batch_alter_table("image", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_image_uuid"))
         batch_op.drop_index(batch_op.f("ix_image_project_id"))
@@ -235,13 +395,21 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_identity_credential_user_id"))
 
     op.drop_table("identity_credential")
+    op.drop_table("host")
     with op.batch_alter_table("container", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_container_uuid"))
         batch_op.drop_index(batch_op.f("ix_container_registry_id"))
         batch_op.drop_index(batch_op.f("ix_container_project_id"))
         batch_op.drop_index(batch_op.f("ix_container_name"))
+        batch_op.drop_index(batch_op.f("ix_container_capsule_id"))
 
     op.drop_table("container")
+    with op.batch_alter_table("capsule", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_capsule_uuid"))
+        batch_op.drop_index(batch_op.f("ix_capsule_project_id"))
+        batch_op.drop_index(batch_op.f("ix_capsule_name"))
+
+    op.drop_table("capsule")
     with op.batch_alter_table("action", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_action_project_id"))
         batch_op.drop_index(

@@ -11,6 +11,7 @@ from uuid import UUID
 from pydantic import SecretStr
 from sqlmodel import col, select, update
 
+import app.steps  # noqa: F401  # the worker runs what is registered by then
 from app import containers
 from app.actions import Asked
 from app.backends.engine import ContainerEngine
