@@ -13,10 +13,12 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.stack import docker, images
+from tests.stack import glance as glance_service
 from tests.stack import keystone as keystone_service
 from tests.stack import postgres as postgres_service
 from tests.stack import registry as registry_service
 from tests.stack.docker import PrivateDocker
+from tests.stack.glance import Glance
 from tests.stack.keystone import Keystone
 from tests.stack.postgres import Postgres
 from tests.stack.registry import Registry
@@ -134,6 +136,12 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def keystone(stack: Stack) -> Keystone:
     """A real Keystone with Fernet tokens, seeded as :mod:`tests.stack.keystone` says."""
     return Keystone(stack.shared("keystone", lambda: keystone_service.start(stack)))
+
+
+@pytest.fixture(scope="session")
+def glance(stack: Stack, keystone: Keystone) -> Glance:
+    """A real Glance that asks the Keystone of ``keystone``."""
+    return Glance(stack.shared("glance", lambda: glance_service.start(stack, keystone)))
 
 
 @pytest.fixture(scope="session")

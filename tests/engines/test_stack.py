@@ -14,6 +14,7 @@ import pytest
 
 from tests.stack import docker, images, postgres
 from tests.stack.docker import PrivateDocker
+from tests.stack.glance import Glance
 from tests.stack.keystone import Keystone
 from tests.stack.postgres import Postgres
 from tests.stack.registry import Registry
@@ -109,17 +110,28 @@ def test_keystone_knows_the_seed(kind: str, request: pytest.FixtureRequest) -> N
         keystone.describe(token)
 
 
+def test_glance_keeps_what_a_project_uploads_from_other_projects(glance: Glance, keystone: Keystone) -> None:
+    owner, other = keystone.token("alpha-member"), keystone.token("beta-member")
+    image = glance.upload(owner, "stack-test", b"not really an image")
+    assert glance.call("GET", f"/v2/images/{image}", owner).json()["status"] == "active"
+    assert glance.call("GET", f"/v2/images/{image}/file", owner).content == b"not really an image"
+    with pytest.raises(httpx.HTTPStatusError, match="404"):
+        glance.call("GET", f"/v2/images/{image}", other)
+    glance.call("DELETE", f"/v2/images/{image}", owner)
+
+
 def test_each_gateway_has_a_region_of_its_own(keystone: Keystone) -> None:
-    region = keystone.region("http://127.0.0.1:1/v1")
+    region = keystone.region("http://127.0.0.1:1/v1", image="http://127.0.0.1:2")
     assert keystone.region("http://127.0.0.1:1/v1") == region
     catalog = keystone.request("GET", "/auth/catalog", token=keystone.token("beta-reader")).json()["catalog"]
     urls = {
-        endpoint["url"]
+        service["type"]: endpoint["url"]
         for service in catalog
         for endpoint in service["endpoints"]
-        if (service["type"], endpoint["region"], endpoint["interface"]) == ("container", region, "public")
+        if (endpoint["region"], endpoint["interface"]) == (region, "public")
     }
-    assert urls == {"http://127.0.0.1:1/v1"}
+    expected = {"container": "http://127.0.0.1:1/v1", "identity": keystone.url, "image": "http://127.0.0.1:2"}
+    assert urls == expected
 
 
 def test_tokens_of_a_private_keystone_can_expire(private_keystone: Callable[..., Keystone]) -> None:

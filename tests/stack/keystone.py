@@ -5,7 +5,8 @@ kept in the cache; a start copies the data and takes two seconds. The seed:
 
 * projects ``alpha``, ``beta``, ``service``; users ``alpha-admin``, ``alpha-manager``, ``alpha-member``,
   ``alpha-reader`` and the same for beta, each with that role on that project and the password :data:`PASSWORD`;
-* user ``caisson`` with the roles admin and service on project service and the password :data:`SERVICE_PASSWORD`;
+* users ``caisson``, ``glance`` and ``neutron`` with the roles admin and service on project service and the password
+  :data:`SERVICE_PASSWORD`;
 * user ``admin`` with the password :data:`ADMIN_PASSWORD`, admin on project admin and on the system;
 * services ``identity`` and ``container`` in region ``RegionOne``.
 """
@@ -15,10 +16,8 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 import tempfile
 import time
-import venv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from typing import Any, Literal
 import httpx
 
 from scripts.newcomer.packages import locked, tail
+from tests.stack import venvs
 from tests.stack.session import Service, Stack, StackError, cache_directory, free_port
 
 Provider = Literal["fernet", "jws"]
@@ -34,6 +34,9 @@ SERVICE_PASSWORD = "svcpw"
 ADMIN_PASSWORD = "adminpw"
 ROLES = ("admin", "manager", "member", "reader")
 PROJECTS = ("alpha", "beta")
+SERVICE_USERS = ("caisson", "glance", "neutron")
+SERVICES = {"container": "zun", "image": "glance", "network": "neutron"}
+"""The types of service that the catalogue may list, and their names."""
 LOCK = Path(__file__).with_name("keystone.lock")
 # Stand-ins in the cached data for the addresses that are known at the start only.
 IDENTITY_URL = "http://identity.invalid/v3"
@@ -177,11 +180,12 @@ class Keystone:
         answer = httpx.request(method, f"{self.url}{path}", json=body, headers=headers, timeout=30)
         return answer.raise_for_status()
 
-    def region(self, container_url: str) -> str:
+    def region(self, container_url: str, **others: str) -> str:
         """Puts a gateway into the catalogue, in a region of its own, so that tests side by side do not meet.
 
         Args:
             container_url: the address of its container API.
+            others: further services of that region: their addresses by type, such as ``image``.
 
         Returns:
             The region's name, for ``OS_REGION_NAME``.
@@ -192,8 +196,8 @@ class Keystone:
         if any(region["id"] == name for region in known):
             return name
         self.request("POST", "/regions", {"region": {"id": name}}, token=token)
-        _add_endpoints(self.url, token, "container", container_url, name)
-        _add_endpoints(self.url, token, "identity", self.url, name)
+        for service_type, address in {"container": container_url, "identity": self.url, **others}.items():
+            _add_endpoints(self.url, token, service_type, address, name)
         return name
 
     def environment(
@@ -234,7 +238,7 @@ def start(
     Raises:
         StackError: it could not be installed, prepared or started.
     """
-    programs = _environment()
+    programs = venvs.programs("keystone", LOCK)
     template = _prepared_data(stack, programs)
     folder = stack.folder(name)
     shutil.copytree(template, folder, dirs_exist_ok=True)
@@ -250,7 +254,8 @@ def start(
 
 def password_of(user: str) -> str:
     """The seed's password of a user."""
-    return {"admin": ADMIN_PASSWORD, "caisson": SERVICE_PASSWORD}.get(user, PASSWORD)
+    known = dict.fromkeys(SERVICE_USERS, SERVICE_PASSWORD)
+    return {"admin": ADMIN_PASSWORD, **known}.get(user, PASSWORD)
 
 
 def _serve(
@@ -280,23 +285,9 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _environment() -> Path:
-    """The folder of Keystone's programs, in a cached virtual environment that follows the lock."""
-    home = cache_directory("keystone") / f"venv-{_digest(LOCK.read_text())}"
-    with locked(home.with_suffix(".lock")):
-        if not (home / "complete").exists():
-            venv.create(home, clear=True, with_pip=True)
-            command = [str(home / "bin" / "python"), "-m", "pip", "install", "-qq", "--require-hashes", "-r", str(LOCK)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise StackError(f"Keystone could not be installed: {done.stderr}")
-            (home / "complete").touch()
-    return home / "bin"
-
-
 def _prepared_data(stack: Stack, programs: Path) -> Path:
     """The cached data directory, bootstrapped and seeded. It follows the lock and this file."""
-    data = cache_directory("keystone") / f"data-{_digest(LOCK.read_text() + Path(__file__).read_text())}"
+    data = cache_directory("keystone") / f"data-{venvs.digest(LOCK.read_text() + Path(__file__).read_text())}"
     with locked(data.with_suffix(".lock")):
         if not data.exists():
             draft = Path(tempfile.mkdtemp(prefix="draft-", dir=data.parent))
@@ -365,17 +356,23 @@ def _seed(url: str) -> None:
                 default_project_id=projects[project],
             )
             call("PUT", f"/projects/{projects[project]}/users/{user}/roles/{roles[role]}")
-    user = create("user", name="caisson", password=SERVICE_PASSWORD, domain_id="default")
-    for role in ("admin", "service"):
-        call("PUT", f"/projects/{projects['service']}/users/{user}/roles/{roles[role]}")
-    create("service", name="zun", type="container")
+    for name in SERVICE_USERS:
+        user = create("user", name=name, password=SERVICE_PASSWORD, domain_id="default")
+        for role in ("admin", "service"):
+            call("PUT", f"/projects/{projects['service']}/users/{user}/roles/{roles[role]}")
+    create("service", name=SERVICES["container"], type="container")
     _add_endpoints(url, token, "container", CONTAINER_URL, "RegionOne")
 
 
 def _add_endpoints(url: str, token: str, service_type: str, address: str, region: str) -> None:
     headers = {"X-Auth-Token": token}
     services = httpx.get(f"{url}/services", params={"type": service_type}, headers=headers, timeout=30)
-    service = services.raise_for_status().json()["services"][0]["id"]
+    found = services.raise_for_status().json()["services"]
+    if not found:
+        wanted = {"service": {"type": service_type, "name": SERVICES[service_type]}}
+        made = httpx.post(f"{url}/services", json=wanted, headers=headers, timeout=30)
+        found = [made.raise_for_status().json()["service"]]
+    service = found[0]["id"]
     for interface in ("public", "internal", "admin"):
         body = {"endpoint": {"service_id": service, "interface": interface, "url": address, "region_id": region}}
         httpx.post(f"{url}/endpoints", json=body, headers=headers, timeout=30).raise_for_status()
@@ -399,18 +396,14 @@ def _password_method(user: str, password: str | None) -> dict[str, Any]:
 
 
 def _project_of(user: str) -> str:
-    return {"admin": "admin", "caisson": "service"}.get(user, user.partition("-")[0])
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(f"{sys.version_info[:2]} {text}".encode()).hexdigest()[:16]
+    return {"admin": "admin", **dict.fromkeys(SERVICE_USERS, "service")}.get(user, user.partition("-")[0])
 
 
 def main() -> None:
     """Fills the cache, so that no test has to wait for it within its own time limit."""
     stack = Stack.open()
     try:
-        _prepared_data(stack, _environment())
+        _prepared_data(stack, venvs.programs("keystone", LOCK))
     finally:
         stack.close()
 

@@ -11,7 +11,13 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCKS = ("requirements.lock", "requirements-dev.lock", "tests/stack/keystone.lock")
+LOCKS = (
+    "requirements.lock",
+    "requirements-dev.lock",
+    "tests/stack/keystone.lock",
+    "tests/stack/glance.lock",
+    "tests/stack/tempest.lock",
+)
 LONGEST_FILE = 600
 
 # Each holds a class of one letter, so that this file does not contain what it forbids.
