@@ -1,4 +1,4 @@
-"""Virtual environments of programs that tests need and Caisson does not: made once, from a lock, and kept in the cache."""
+"""Virtual environments of programs that tests need and Caisson does not: made from a lock, kept in the cache."""
 
 import hashlib
 import subprocess
