@@ -18,6 +18,7 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.backends.engine import ContainerEngine
+from app.catalogue import Catalogue
 from app.db import CLOCK, EVERYTHING, Database, Scope, db_now, take_turn
 from app.models import KINDS, UNFINISHED, Action, ActionState, Resource
 from app.settings import Settings
@@ -74,6 +75,7 @@ class Job:
     database: Database
     settings: Settings
     vault: Vault
+    catalogue: Catalogue | None = None  # the cloud's other services; None with the embedded identity
 
     @property
     def scope(self) -> Scope:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from app.auth import Authenticator
 from app.backends import Engines
+from app.catalogue import Catalogue
 from app.db import Database
 from app.policy import Policy
 from app.settings import Settings
@@ -13,7 +14,10 @@ from app.vault import Vault
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """`wake` tells the local worker that an action was committed; losing it costs one poll."""
+    """`wake` tells the local worker that an action was committed; losing it costs one poll.
+
+    `catalogue` is None with the embedded identity, which lists no other service.
+    """
 
     settings: Settings
     database: Database
@@ -22,3 +26,4 @@ class Gateway:
     policy: Policy
     vault: Vault
     wake: Callable[[], None]
+    catalogue: Catalogue | None = None

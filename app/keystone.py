@@ -18,6 +18,9 @@ from app.settings import KeystoneSettings
 
 log = structlog.get_logger("caisson.keystone")
 
+CATALOGUE_SECONDS = 60.0
+"""How long the catalogue is believed."""
+
 LOGIN_PAUSE = 2.0
 """Seconds without another attempt after our own login failed: requests that wait must not each try in turn."""
 
@@ -45,15 +48,17 @@ class Keystone(TokenSource):
         self._own: str | None = None
         self._logging_in = asyncio.Lock()
         self._no_login_before = 0.0
+        self._endpoints: dict[str, str] = {}
+        self._endpoints_until = 0.0
 
     async def validate(self, token: str) -> dict[str, Any]:
         """See `TokenSource`. Forged and expired JWS tokens fail here, if we have Keystone's public keys."""
         if self._keys and token.count(".") == 2:
             verified_claims(token, self._keys)
-        own = await self._own_token(stale=None)
+        own = await self.own_token()
         answer = await self._ask(own, token)
         if answer.status_code == 401:
-            answer = await self._ask(await self._own_token(stale=own), token)
+            answer = await self._ask(await self.own_token(stale=own), token)
         # 400 and 431: a token that some proxy or Keystone itself finds malformed. Our own login passed the same way.
         if answer.status_code in (400, 404, 431):
             raise Unauthorized(UNKNOWN_TOKEN)
@@ -78,7 +83,23 @@ class Keystone(TokenSource):
         headers = {"X-Auth-Token": own, "X-Subject-Token": token}
         return await self._send("GET", "/auth/tokens", params={"nocatalog": "1"}, headers=headers)
 
-    async def _own_token(self, stale: str | None) -> str:
+    async def endpoint(self, service_type: str) -> str | None:
+        """See `Catalogue`. The interface and region are those of the settings; of several regions the first one's."""
+        if time.monotonic() >= self._endpoints_until:
+            own = await self.own_token()
+            answer = await self._send("GET", "/auth/catalog", headers={"X-Auth-Token": own})
+            if answer.status_code == 401:
+                own = await self.own_token(stale=own)
+                answer = await self._send("GET", "/auth/catalog", headers={"X-Auth-Token": own})
+            if answer.status_code != 200:
+                log.error("keystone gives no catalogue", status=answer.status_code, answer=answer.text[:300])
+                raise Busy("The identity service gives no catalogue right now.")
+            self._endpoints = _endpoints(answer.json()["catalog"], self._settings)
+            self._endpoints_until = time.monotonic() + CATALOGUE_SECONDS
+        return self._endpoints.get(service_type)
+
+    async def own_token(self, stale: str | None = None) -> str:
+        """See `Catalogue`."""
         async with self._logging_in:
             if self._own is None or self._own == stale:
                 if time.monotonic() < self._no_login_before:
@@ -109,6 +130,15 @@ class Keystone(TokenSource):
             log.error("keystone is in trouble", status=answer.status_code)
             raise Busy("The identity service cannot answer right now.")
         return answer
+
+
+def _endpoints(catalogue: list[dict[str, Any]], settings: KeystoneSettings) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for service in catalogue:
+        for endpoint in service["endpoints"]:
+            if endpoint["interface"] == settings.interface and settings.region in (None, endpoint["region_id"]):
+                found.setdefault(service["type"], endpoint["url"].rstrip("/"))
+    return found
 
 
 def _public_key(path: Path) -> str:

@@ -40,10 +40,11 @@ def create_app(settings: Settings, engines: Engines | None = None) -> ASGIApp:
     if engines is None:
         engines = Engines({name: load(name, backend, settings) for name, backend in settings.backends.items()})
     source, embedded = _identity(settings, database, vault)
-    worker = Worker(database, engines, settings, vault)
+    catalogue = source if isinstance(source, Keystone) else None
+    worker = Worker(database, engines, settings, vault, catalogue)
     gateway = Gateway(
         settings, database, engines, Authenticator(source, _cache_seconds(settings)), Policy(settings.policy_file),
-        vault, worker.wake,
+        vault, worker.wake, catalogue,
     )  # fmt: skip
 
     @asynccontextmanager

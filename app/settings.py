@@ -40,6 +40,8 @@ class KeystoneSettings(Section):
     ca_file: Path | None = None
     timeout: float = Field(5.0, gt=0, description="Seconds for one call.")
     cache_seconds: float = Field(60.0, ge=0, le=60, description="How long a validated token is believed.")
+    region: str | None = Field(None, description="Region of the other services used; the first listed when absent.")
+    interface: Literal["public", "internal", "admin"] = Field("public", description="Which of their addresses is used.")
     jws_public_keys: list[Path] = Field(
         default_factory=list, description="Keystone's JWS public keys: forged or expired tokens fail without a call."
     )

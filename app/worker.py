@@ -16,6 +16,7 @@ import structlog
 from app import actions
 from app.actions import STEPS, Again, Done, Failed, Job, Outcome
 from app.backends.engine import ContainerEngine
+from app.catalogue import Catalogue
 from app.db import EVERYTHING, Database
 from app.errors import Busy, GatewayError, Unavailable
 from app.models import KINDS
@@ -42,12 +43,18 @@ class Worker:
     """Runs until `stop`. `wake` makes it look at the log now instead of at the next poll."""
 
     def __init__(
-        self, database: Database, engines: Mapping[str, ContainerEngine], settings: Settings, vault: Vault
+        self,
+        database: Database,
+        engines: Mapping[str, ContainerEngine],
+        settings: Settings,
+        vault: Vault,
+        catalogue: Catalogue | None = None,
     ) -> None:
         self.database = database
         self.engines = engines
         self.settings = settings
         self.vault = vault
+        self.catalogue = catalogue
         # By id and lease: a process that was frozen may claim anew what it still seems to run.
         self._runs: dict[tuple[int, str], Run] = {}
         self._wake = asyncio.Event()
@@ -113,6 +120,7 @@ class Worker:
                 self.database,
                 self.settings,
                 self.vault,
+                self.catalogue,
             )
             self._runs[_key(job)] = Run(job, asyncio.create_task(self._run(job, asked_at + lease)))
         return len(claimed) == slots

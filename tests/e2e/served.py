@@ -6,7 +6,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,10 +134,23 @@ class Gateway:
 
 
 @contextmanager
-def serve(stack: Stack, folder: Path, keystone: Keystone, engine_url: str, **environment: str) -> Iterator[Gateway]:
-    """A gateway for the length of the block; `environment` holds further settings."""
+def serve(
+    stack: Stack,
+    folder: Path,
+    keystone: Keystone,
+    engine_url: str,
+    services: Mapping[str, str] | None = None,
+    **environment: str,
+) -> Iterator[Gateway]:
+    """A gateway for the length of the block.
+
+    Args:
+        services: addresses of further services, by type, that the catalogue lists beside it.
+        environment: further settings.
+    """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
+    region = keystone.region(f"{url}/container/v1", **(services or {}))
     service = stack.spawn(
         f"gateway-{secrets.token_hex(4)}",
         [sys.executable, "-m", "app", "serve", "--port", str(port), "--data-dir", str(folder)],
@@ -149,6 +162,7 @@ def serve(stack: Stack, folder: Path, keystone: Keystone, engine_url: str, **env
             "CAISSON_KEYSTONE__USERNAME": "caisson",
             "CAISSON_KEYSTONE__PASSWORD": SERVICE_PASSWORD,
             "CAISSON_KEYSTONE__PROJECT_NAME": "service",
+            "CAISSON_KEYSTONE__REGION": region,
             # Every check asks Keystone anew, so that a test sees at once what changed there.
             "CAISSON_KEYSTONE__CACHE_SECONDS": "0",
             "CAISSON_PULL_POLICY": "ifnotpresent",
@@ -157,7 +171,7 @@ def serve(stack: Stack, folder: Path, keystone: Keystone, engine_url: str, **env
         facts={"url": url},
     )
     try:
-        yield Gateway(service, keystone, keystone.region(f"{url}/container/v1"), engine_url)
+        yield Gateway(service, keystone, region, engine_url)
     finally:
         stack.stop(service)
 

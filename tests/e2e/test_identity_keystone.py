@@ -341,3 +341,18 @@ def answers(url: str) -> bool:
         return httpx.get(url, timeout=5).status_code == 200
     except httpx.TransportError:
         return False
+
+
+async def test_the_catalogue_names_the_services_of_one_region(keystone: Keystone) -> None:
+    one = keystone.region("http://127.0.0.1:3/v1", image="http://127.0.0.1:4/")
+    other = keystone.region("http://127.0.0.1:5/v1")
+    for region, address in ((one, "http://127.0.0.1:4"), (other, None)):
+        source = Source(settings(keystone, region=region))
+        try:
+            assert await source.endpoint("image") == address
+            assert await source.endpoint("identity") == keystone.url
+            first = await source.own_token()
+            assert await source.own_token(stale="another") == first
+            assert await source.own_token(stale=first) != first
+        finally:
+            await source.close()
