@@ -21,24 +21,31 @@ log = structlog.get_logger("caisson.containers")
 LOOK_AGAIN = 10.0  # seconds after cancelling a running step, until a delete trusts that the engine shows nothing
 
 
-async def _look(job: Job) -> Seen | None:
+def no_image(box: Container) -> str:
+    """Why a container cannot be made."""
+    why = "it was a commit that is gone" if box.image_ref else "its pull policy is never"
+    return f"Image {box.image} is not on the host, and {why}"
+
+
+async def look(job: Job) -> Seen | None:
+    """The resource's container. Raises Conflict for one that bears another project's label."""
     seen = await job.engine.find(uuid_of(job.resource))
     if seen is not None and seen.project_id != job.resource.project_id:
         raise Conflict(f"the engine's container {seen.ref[:12]} bears another project's label")
     return seen
 
 
-async def _outcome(job: Job, **more: Any) -> Outcome:
+async def outcome(job: Job, **more: Any) -> Outcome:
     """Look once more and report what is there."""
-    seen = await _look(job)
+    seen = await look(job)
     if seen is None:
         return Failed("No such container: it is gone from the engine", {"status": Status.ERROR})
     return Done(changes_of(job.resource, seen) | more)
 
 
-async def _refused(job: Job, error: EngineError) -> Outcome:
+async def refused(job: Job, error: EngineError) -> Outcome:
     """A verb that the engine said no to: the reason is the engine's, the status what it is now."""
-    seen = await _look(job)
+    seen = await look(job)
     if seen is None:
         return Failed(error.title, {"status": Status.ERROR})
     return Failed(error.title, changes_of(job.resource, seen) | {"status_reason": error.title})
@@ -49,33 +56,33 @@ async def create(job: Job) -> Outcome:
     """Pull if needed, make, start if wished."""
     box: Container = job.resource
     engine = job.engine
-    seen = await _look(job)
+    seen = await look(job)
     if seen is None:
-        if await _missing_image(job):
-            return Failed(f"Image {box.image} is not on the host, and its pull policy is never")
-        network = await _network(engine, box.project_id)
+        if await missing_image(job, job.args.pull):
+            return Failed(no_image(box))
+        network = await ensure_network(engine, box.project_id)
         try:
             seen = await engine.create(uuid_of(box), spec_of(box, network, job.settings))
         except Gone as error:  # the image or network went away between two calls
-            return await _retry_gone(job, error)
+            return await retry_gone(job, error)
     if job.args.run and seen.state == State.CREATED:
         try:
             await engine.start(seen.ref)
         except Gone as error:
-            return await _retry_gone(job, error)
+            return await retry_gone(job, error)
         except Unavailable:
             raise
         except EngineError as error:  # it is made, and stays: its owner may mend what is wrong, and start it
             return Failed(error.title, changes_of(box, seen) | {"status": Status.ERROR, "status_reason": error.title})
-        seen = await _look(job) or seen
+        seen = await look(job) or seen
     return Done(changes_of(box, seen))
 
 
-async def _missing_image(job: Job) -> bool:
-    """Make sure of the image. True when it is absent and must not be pulled."""
+async def missing_image(job: Job, pull: str) -> bool:
+    """Make sure of the image by the policy `pull`. True when it is absent and must not be pulled."""
     box: Container = job.resource
-    reference = images.parse(box.image).full
-    policy = job.args.pull
+    reference = images.reference(box)
+    policy = "never" if box.image_ref else pull
     present = await job.engine.image(reference) is not None
     if policy == "never":
         return not present
@@ -101,11 +108,13 @@ async def _login(job: Job, box: Container) -> Any:
     return images.login(registry, job.vault)
 
 
-async def _network(engine: ContainerEngine, project_id: str) -> str | None:
+async def ensure_network(engine: ContainerEngine, project_id: str) -> str | None:
+    """The project's network on an engine that has networks."""
     return await engine.ensure_network(project_id) if isinstance(engine, Networks) else None
 
 
-async def _retry_gone(job: Job, error: Gone) -> Outcome:
+async def retry_gone(job: Job, error: Gone) -> Outcome:
+    """Once more from the start, a few times."""
     tries = job.memo.get("gone", 0) + 1
     if tries > 3:
         return Failed(error.title)
@@ -115,21 +124,21 @@ async def _retry_gone(job: Job, error: Gone) -> Outcome:
 @step("container", "start", doing="container_starting", failed={"status": Status.ERROR})
 async def start(job: Job) -> Outcome:
     """Start; a container that the engine lost is reported, not remade."""
-    seen = await _look(job)
+    seen = await look(job)
     if seen is None:
-        return await _outcome(job)
+        return await outcome(job)
     if seen.state != State.RUNNING:
-        await _network(job.engine, job.resource.project_id)
+        await ensure_network(job.engine, job.resource.project_id)
         await job.engine.start(seen.ref)
-    return await _outcome(job, status_reason=None)
+    return await outcome(job, status_reason=None)
 
 
 @step("container", "stop", args=TimeoutArgs, doing="container_stopping")
 async def stop(job: Job) -> Outcome:
     """Stop within the grace period; a paused container is woken first, or it could not end."""
-    seen = await _look(job)
+    seen = await look(job)
     if seen is None:
-        return await _outcome(job)
+        return await outcome(job)
     try:
         if seen.state == State.PAUSED and isinstance(job.engine, Pauses):
             await job.engine.unpause(seen.ref)
@@ -137,8 +146,8 @@ async def stop(job: Job) -> Outcome:
     except Unavailable:
         raise
     except EngineError as error:
-        return await _refused(job, error)
-    return await _outcome(job)
+        return await refused(job, error)
+    return await outcome(job)
 
 
 @step("container", "reboot", args=TimeoutArgs, doing="container_rebooting", failed={"status": Status.ERROR})
@@ -147,7 +156,7 @@ async def reboot(job: Job) -> Outcome:
     asked_at = job.action.created_at
 
     async def restart(seen: Seen) -> None:
-        await _network(job.engine, job.resource.project_id)
+        await ensure_network(job.engine, job.resource.project_id)
         await job.engine.restart(seen.ref, job.args.timeout)
 
     return await _at_most_once(job, restart, lambda seen: (epoch(seen.started_at) or 0.0) > asked_at)
@@ -179,15 +188,15 @@ async def unpause(job: Job) -> Outcome:
 @step("container", "delete", args=DeleteArgs, doing="container_deleting", failed={"status": Status.ERROR})
 async def delete_step(job: Job) -> Outcome:
     """Remove the engine's container, then the row; the row leaves only when the engine shows nothing."""
-    seen = await _look(job)
+    seen = await look(job)
     if seen is not None:
         try:
             await job.engine.remove(seen.ref, force=True)
         except Unavailable:
             raise
         except EngineError as error:
-            return await _refused(job, error)
-        if await _look(job) is not None:
+            return await refused(job, error)
+        if await look(job) is not None:
             return Again(0.5, job.memo)
     if job.args.look_again and not job.memo.get("looked"):
         return Again(LOOK_AGAIN, {**job.memo, "looked": True})
@@ -198,9 +207,9 @@ async def delete_step(job: Job) -> Outcome:
 async def _at_most_once(job: Job, act: Callable[[Seen], Awaitable[None]], happened: Callable[[Seen], bool]) -> Outcome:
     """Do what cannot be looked up afterwards. The attempt is noted under this lease before it is made."""
     lease, tried = job.action.lease_token, job.memo.get("tried")
-    seen = await _look(job)
+    seen = await look(job)
     if seen is None:
-        return await _outcome(job)
+        return await outcome(job)
     if tried is None:
         return Again(0, {**job.memo, "tried": lease})
     if tried == lease:
@@ -208,29 +217,29 @@ async def _at_most_once(job: Job, act: Callable[[Seen], Awaitable[None]], happen
             await act(seen)
         except Unavailable as error:  # it may have happened all the same: what the engine shows decides
             log.info("engine lost in a call that is made once", action=job.action.id, reason=error.title)
-            seen = await _look(job)
+            seen = await look(job)
         except EngineError as error:
-            return await _refused(job, error)
+            return await refused(job, error)
         else:
-            return await _outcome(job)
+            return await outcome(job)
     if seen is None or happened(seen):
-        return await _outcome(job)
+        return await outcome(job)
     reason = f"{job.action.verb} was interrupted; it may not have reached the engine, and is not repeated by itself"
     return Failed(reason, changes_of(job.resource, seen) | {"status_reason": reason})
 
 
 async def _paused(job: Job, wanted: bool) -> Outcome:
-    seen = await _look(job)
+    seen = await look(job)
     if seen is None:
-        return await _outcome(job)
+        return await outcome(job)
     if isinstance(job.engine, Pauses) and (seen.state == State.PAUSED) != wanted:
         try:
             await (job.engine.pause(seen.ref) if wanted else job.engine.unpause(seen.ref))
         except Unavailable:
             raise
         except EngineError as error:
-            return await _refused(job, error)
-    return await _outcome(job)
+            return await refused(job, error)
+    return await outcome(job)
 
 
 async def _drop_network(job: Job) -> None:

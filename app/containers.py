@@ -45,6 +45,14 @@ ALLOWED: dict[str, tuple[Status, ...]] = {  # zun-api, section 3.1: from which s
     "execute": (Status.RUNNING,),
     "top": (Status.RUNNING,),
     "stats": (Status.RUNNING,),
+    "update": (Status.CREATED, Status.RUNNING, Status.STOPPED, Status.PAUSED),
+    "resize_container": (Status.CREATED, Status.RUNNING, Status.STOPPED, Status.PAUSED),
+    "rebuild": (Status.CREATED, Status.RUNNING, Status.STOPPED, Status.ERROR),
+    "commit": (Status.RUNNING, Status.STOPPED, Status.PAUSED),
+    "get_archive": (Status.CREATED, Status.PAUSED, Status.RUNNING, Status.STOPPED),
+    "put_archive": (Status.CREATED, Status.PAUSED, Status.RUNNING, Status.STOPPED),
+    "add_security_group": (Status.CREATED, Status.RUNNING, Status.STOPPED, Status.PAUSED),
+    "remove_security_group": (Status.CREATED, Status.RUNNING, Status.STOPPED, Status.PAUSED),
     "delete": RESTING,
     "delete_stop": (Status.RUNNING, *RESTING),
     "delete_force": (
@@ -60,6 +68,11 @@ NEEDS = {
     "execute": (Ability.EXEC, "run the command in a container of its own"),
     "top": (Ability.MEASURE, "use execute with ps"),
     "stats": (Ability.MEASURE, "look at the host"),
+    "update": (Ability.UPDATE, "make a new one with other limits"),
+    "resize_container": (Ability.UPDATE, "make a new one with other limits"),
+    "commit": (Ability.COMMIT, "build an image with other means"),
+    "get_archive": (Ability.COPY, "print the file with execute"),
+    "put_archive": (Ability.COPY, "inject files with mounts when you make it"),
 }
 """Abilities that a verb needs of the engine, and what to do without; what is not here every engine can."""
 
@@ -148,14 +161,14 @@ async def accept(
 
     A row that is in Error already, because no host fits, is stored as it is.
     """
-    images.parse(box.image)
+    await images.use_commit(session, box)
     if box.disk:
         check_ability(engine, Ability.DISK_QUOTA, "limit a container's disk", "leave `disk` out")
     elif Ability.DISK_QUOTA not in engine.abilities:
         box.disk = 0
     if not box.name:
         box.name = names.generate()
-    await _check_name(session, box, settings)
+    await check_name(session, box, settings)
     box.wanted_running = args.run
     box.created_at = now = await actions.clock(session)
     session.add(box)
@@ -201,7 +214,7 @@ def spec_of(box: Container, network: str | None, settings: Settings) -> Containe
     policy, check = box.restart_policy or {}, box.healthcheck or {}
     return ContainerSpec(
         project_id=box.project_id,
-        image=images.parse(box.image).full,
+        image=images.reference(box),
         command=box.command or (),
         entrypoint=box.entrypoint or (),
         environment=box.environment or {},
@@ -275,11 +288,12 @@ def epoch(moment: datetime | None) -> float | None:
     return None if moment is None else moment.astimezone(UTC).timestamp()
 
 
-async def _check_name(session: AsyncSession, box: Container, settings: Settings) -> None:
+async def check_name(session: AsyncSession, box: Container, settings: Settings) -> None:
+    """Raises Conflict when another container has the name, within the scope that settings give."""
     if settings.unique_container_name_scope == "":
         return
     await take_turn(session, "container names")
-    query = select(Container.uuid).where(func.lower(Container.name) == box.name.lower())
+    query = select(Container.uuid).where(func.lower(Container.name) == box.name.lower(), Container.uuid != box.uuid)
     if settings.unique_container_name_scope == "project":
         query = query.where(Container.project_id == box.project_id)
     if await exists_anywhere(session, query):

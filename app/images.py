@@ -23,6 +23,9 @@ _REFERENCE = re.compile(
 )
 
 
+OWN_DOMAIN = "caisson.invalid"
+"""Commits bear names in it on their engine's host; no registry can have it."""
+
 IMAGE_COLUMNS = {
     name: col(getattr(Image, name))
     for name in ("id", "uuid", "repo", "tag", "size", "host", "created_at", "updated_at")
@@ -64,7 +67,46 @@ def parse(image: str, field: str = "image") -> Reference:
             "[domain[:port]/]lower-case-name[:tag][@digest]",
             code="schema-validation-error",
         )
+    if (match["domain"] or "").partition(":")[0].lower() == OWN_DOMAIN:
+        raise Invalid(f"{field}: names in {OWN_DOMAIN} are Caisson's own; ask for a commit by its name or uuid")
     return Reference(match["domain"], match["path"], match["tag"], match["digest"])
+
+
+def commit_name(uuid: str) -> str:
+    """What an engine calls the commit with this uuid.
+
+    No name that somebody can ask for: projects share the engine's images, and neither may one project run another's
+    commit, nor get it in place of a public image of the same name.
+    """
+    return f"{OWN_DOMAIN}/commit:{uuid}"
+
+
+def engine_name(image: Image) -> str:
+    """What the engine calls an image on its host."""
+    return commit_name(image.uuid) if image.committed_from else parse(f"{image.repo}:{image.tag}").full
+
+
+def reference(box: Container) -> str:
+    """What the engine calls a container's image."""
+    return box.image_ref or parse(box.image).full
+
+
+async def use_commit(session: AsyncSession, box: Container) -> None:
+    """Let `box` run a commit of its own project, when its image names one by name or uuid; the newest of the name."""
+    box.image_ref = None
+    asked_for = parse(box.image)
+    if box.registry_id is not None or asked_for.digest:
+        return
+    named = (Image.uuid == box.image) | ((Image.repo == asked_for.repo) & (Image.tag == (asked_for.tag or "latest")))
+    query = select(Image.uuid).where(
+        named,
+        Image.project_id == box.project_id,
+        Image.backend == box.backend,
+        Image.status == Status.CREATED,
+        col(Image.committed_from).is_not(None),
+    )
+    if (found := (await session.exec(query.order_by(col(Image.id).desc()).limit(1))).first()) is not None:
+        box.image_ref = commit_name(found)
 
 
 async def find_registry(session: AsyncSession, ident: str, *, own_project: str | None = None) -> Registry:
@@ -109,8 +151,9 @@ def login(registry: Registry, vault: Vault) -> RegistryLogin | None:
 
 async def accept_pull(session: AsyncSession, asked: Asked, image: Image, settings: Settings) -> None:
     """Store a wished image and the action that pulls it. Raises Conflict when the host has a row for it."""
+    pulled = select(Image.uuid).where(col(Image.committed_from).is_(None))
     same = await session.exec(
-        select(Image.uuid).where(Image.repo == image.repo, Image.tag == image.tag, Image.host == image.host).limit(1)
+        pulled.where(Image.repo == image.repo, Image.tag == image.tag, Image.host == image.host).limit(1)
     )
     if (found := same.first()) is not None:
         raise Conflict(
@@ -157,7 +200,7 @@ async def delete(job: Job) -> Outcome:
     """Remove it from the host, then its row. An image in use stays, and says by what."""
     image: Image = job.resource
     if image.image_id is not None:
-        await job.engine.remove_image(parse(f"{image.repo}:{image.tag}").full)
+        await job.engine.remove_image(engine_name(image))
     return Done(remove=True)
 
 

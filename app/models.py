@@ -120,6 +120,7 @@ class Container(Resource, table=True):
     name: str = Field(index=True)
     image: str
     image_driver: str = "docker"
+    image_ref: str | None = None  # the engine's name of an image that is the project's own, see app.commits
     image_pull_policy: str | None = None
     command: list[str] | None = json_column()
     entrypoint: list[str] | None = json_column()
@@ -275,7 +276,7 @@ class Ticket(Owned, table=True):
 
 
 class Image(Resource, table=True):
-    """An image that an administrator pulled to a host through the API (zun-api, section 3.10)."""
+    """An image on a host: pulled by an administrator (zun-api, section 3.10), or the commit of a container."""
 
     __tablename__ = "image"
 
@@ -285,6 +286,7 @@ class Image(Resource, table=True):
     host: str
     backend: str
     image_id: str | None = None
+    committed_from: str | None = None  # the uuid of the container that it is a copy of
     size: int | None = Field(default=None, sa_type=BigInteger)
     status: str = Status.CREATING
     status_reason: str | None = None

@@ -35,6 +35,7 @@ from app.backends.engine import (
     Top,
 )
 from app.errors import EngineError, Gone, Refused, RegistryDown, Taken, Unavailable
+from tests.fake_changes import FakeChanges, Files, basic_files, check_limits
 
 CPUS = 2
 MEMORY = 16 * 1024  # MiB
@@ -62,13 +63,14 @@ class Box:
     seen: Seen
     log: list[Line] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    files: Files = field(default_factory=dict)
 
     @property
     def command(self) -> Sequence[str]:
         return [*self.seen.entrypoint, *self.seen.command]
 
 
-class FakeEngine:
+class FakeEngine(FakeChanges):
     """A container engine in memory, with every ability.
 
     Attributes:
@@ -83,6 +85,7 @@ class FakeEngine:
         self.pull_seconds = 0.0
         self._boxes: dict[UUID, Box] = {}
         self._images: dict[str, ImageSeen] = {}
+        self._committed: dict[str, Files] = {}
         self._registry: dict[str, tuple[ImageSeen, RegistryLogin | None]] = {}
         self._networks: dict[str, str] = {}
         self._failures: defaultdict[str, list[tuple[EngineError, bool]]] = defaultdict(list)
@@ -193,7 +196,7 @@ class FakeEngine:
                     raise Refused(f"label {key!r} belongs to Caisson")
             if spec.disk and Ability.DISK_QUOTA not in self.abilities:
                 raise Refused("the disk cannot be limited")
-            _check_limits(spec.cpu, spec.memory)
+            check_limits(spec.cpu, spec.memory)
             if uuid not in self._boxes:
                 image = self._images.get(_full(spec.image))
                 if image is None:
@@ -253,12 +256,6 @@ class FakeEngine:
             # A first process ignores every signal it did not ask for, but for this one.
             if signal in ("SIGKILL", "KILL"):
                 self._end(box, 137)
-
-    async def update(self, ref: str, cpu: float, memory: int) -> None:
-        async with self._verb("update"):
-            box = self._box(ref)
-            _check_limits(cpu, memory)
-            box.spec = replace(box.spec, cpu=cpu, memory=memory)
 
     # Inside a container
 
@@ -415,7 +412,7 @@ class FakeEngine:
             ports=tuple(sorted({port.number for port in spec.ports})),
             health="starting" if spec.healthcheck else None,
         )
-        return Box(spec, seen)
+        return Box(spec, seen, files=dict(self._committed.get(_full(spec.image)) or basic_files()))
 
     def _run(self, box: Box) -> None:
         program, network = box.command[0], box.spec.network
@@ -498,13 +495,6 @@ def _full(image: str) -> str:
 
 def _image(command: Sequence[str], entrypoint: Sequence[str]) -> ImageSeen:
     return ImageSeen(f"sha256:{secrets.token_hex(32)}", MIB, tuple(command), tuple(entrypoint))
-
-
-def _check_limits(cpu: float, memory: int) -> None:
-    if cpu > CPUS:
-        raise Refused(f"Range of CPUs is from 0.01 to {CPUS}, as there are only {CPUS} CPUs available")
-    if 0 < memory < 6:
-        raise Refused("Minimum memory limit allowed is 6MB")
 
 
 def _play(command: Sequence[str]) -> tuple[bytes, int | None]:

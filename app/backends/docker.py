@@ -20,7 +20,8 @@ from typing import Any
 from uuid import UUID
 
 from app.backends import docker_shapes as shapes
-from app.backends.docker_calls import Calls, find_url, next_chunk
+from app.backends.docker_calls import Calls, container_path, find_url, next_chunk
+from app.backends.docker_changes import DockerChanges
 from app.backends.engine import (
     Ability,
     ContainerEngine,
@@ -51,7 +52,7 @@ def make(name: str, backend: BackendSettings, settings: Settings) -> ContainerEn
     return DockerEngine(name, backend, settings)
 
 
-class DockerEngine:
+class DockerEngine(DockerChanges):
     """A Docker daemon, on this host or on another.
 
     Attributes:
@@ -161,26 +162,28 @@ class DockerEngine:
 
     async def stop(self, ref: str, timeout: int) -> None:
         """Ask, and after `timeout` seconds kill; stopped already is fine."""
-        await self.calls.call("POST", f"{_container(ref)}/stop", {"t": timeout}, seconds=timeout + self.calls.patience)
+        await self.calls.call(
+            "POST", f"{container_path(ref)}/stop", {"t": timeout}, seconds=timeout + self.calls.patience
+        )
 
     async def restart(self, ref: str, timeout: int) -> None:
         """Stop and start again, also when it is stopped."""
         await self.calls.call(
-            "POST", f"{_container(ref)}/restart", {"t": timeout}, seconds=timeout + self.calls.patience
+            "POST", f"{container_path(ref)}/restart", {"t": timeout}, seconds=timeout + self.calls.patience
         )
 
     async def remove(self, ref: str, force: bool) -> None:
         """Remove with its anonymous volumes, and return when it is gone. Without `force`, Taken when it runs."""
         try:
             async with self.calls.session.slots:
-                await self.calls.call("DELETE", _container(ref), {"force": force, "v": True})
+                await self.calls.call("DELETE", container_path(ref), {"force": force, "v": True})
         except Gone:
             return
         except Taken as error:
             if "already in progress" not in error.title:
                 raise
             try:
-                await self.calls.call("POST", f"{_container(ref)}/wait", {"condition": "removed"})
+                await self.calls.call("POST", f"{container_path(ref)}/wait", {"condition": "removed"})
             except Gone:
                 return
 
@@ -194,21 +197,11 @@ class DockerEngine:
 
     async def kill(self, ref: str, signal: str) -> None:
         """Send `signal`, such as SIGKILL. Raises Taken when it does not run, Refused when there is no such signal."""
-        await self.calls.call("POST", f"{_container(ref)}/kill", {"signal": signal})
-
-    async def update(self, ref: str, cpu: float, memory: int) -> None:
-        """Set both limits (cores, MiB; 0 is no limit). Raises Taken when it uses more memory than that by now."""
-        body = shapes.limits(cpu, memory)
-        if not cpu or not memory:
-            # To Docker's update 0 means: as it was. All that the host has is no limit either.
-            host = await self.calls.call("GET", "info")
-            all_of_it = {"NanoCpus": host["NCPU"] * shapes.NANOSECONDS, "CpuShares": 1024}
-            body = all_of_it | {"Memory": host["MemTotal"], "MemorySwap": host["MemTotal"]} | body
-        await self.calls.call("POST", f"{_container(ref)}/update", body=body)
+        await self.calls.call("POST", f"{container_path(ref)}/kill", {"signal": signal})
 
     async def _start(self, ref: str) -> None:
         async with self.calls.session.slots:
-            await self.calls.call("POST", f"{_container(ref)}/start")
+            await self.calls.call("POST", f"{container_path(ref)}/start")
 
     async def _mend(self, ref: str, error: EngineError) -> str | None:
         """Cure what keeps a container from starting: the ref to start, None when nothing can be done."""
@@ -223,7 +216,7 @@ class DockerEngine:
 
         A daemon that ends while it starts a container may forget the process, which then is in the way of every start.
         """
-        document = await self.calls.call("GET", f"{_container(ref)}/json")
+        document = await self.calls.call("GET", f"{container_path(ref)}/json")
         seen = shapes.seen(document)
         if seen is None or seen.started_at is not None:
             return None
@@ -235,13 +228,13 @@ class DockerEngine:
 
     async def _turn(self, ref: str, verb: str, state: State) -> None:
         try:
-            await self.calls.call("POST", f"{_container(ref)}/{verb}")
+            await self.calls.call("POST", f"{container_path(ref)}/{verb}")
         except Taken:
             if (await self._seen(ref)).state is not state:
                 raise
 
     async def _seen(self, ref: str) -> Seen:
-        seen = shapes.seen(await self.calls.call("GET", f"{_container(ref)}/json"))
+        seen = shapes.seen(await self.calls.call("GET", f"{container_path(ref)}/json"))
         if seen is None:
             raise Gone(f"container {ref} is not Caisson's")
         return seen
@@ -257,7 +250,7 @@ class DockerEngine:
 
     async def logs(self, ref: str, options: LogOptions) -> AsyncIterator[bytes]:
         """The log as raw bytes, in the order of writing; with `follow` until the container ends."""
-        document = await self.calls.call("GET", f"{_container(ref)}/json")
+        document = await self.calls.call("GET", f"{container_path(ref)}/json")
         frames = None if document["Config"]["Tty"] else shapes.Frames()
         asked: dict[str, Any] = {
             "stdout": options.stdout,
@@ -268,7 +261,7 @@ class DockerEngine:
         }
         if options.since is not None:
             asked["since"] = f"{options.since:.9f}"
-        async with self.calls.reply("GET", f"{_container(ref)}/logs", asked) as response:
+        async with self.calls.reply("GET", f"{container_path(ref)}/logs", asked) as response:
             # A follower waits for as long as the container is silent.
             while chunk := await next_chunk(response, None if options.follow else self.calls.patience):
                 for content in [chunk] if frames is None else frames.feed(chunk):
@@ -281,7 +274,7 @@ class DockerEngine:
         because the engine has no means to end it. Refused when it prints more than 8 MiB.
         """
         wish = {"AttachStdout": True, "AttachStderr": True, "Cmd": list(command)}
-        ident = (await self.calls.call("POST", f"{_container(ref)}/exec", body=wish))["Id"]
+        ident = (await self.calls.call("POST", f"{container_path(ref)}/exec", body=wish))["Id"]
         frames, output = shapes.Frames(), bytearray()
         try:
             async with asyncio.timeout(timeout):
@@ -302,12 +295,12 @@ class DockerEngine:
 
     async def stats(self, ref: str) -> Stats:
         """One measurement over a second. Raises Taken when the container does not run."""
-        return shapes.stats(await self.calls.call("GET", f"{_container(ref)}/stats", {"stream": False}))
+        return shapes.stats(await self.calls.call("GET", f"{container_path(ref)}/stats", {"stream": False}))
 
     async def top(self, ref: str, ps_args: str | None) -> Top:
         """The container's processes by the host's ps. Taken when it does not run, Refused for bad `ps_args`."""
         arguments = {"ps_args": ps_args} if ps_args else {}
-        document = await self.calls.call("GET", f"{_container(ref)}/top", arguments)
+        document = await self.calls.call("GET", f"{container_path(ref)}/top", arguments)
         processes = tuple(tuple(process) for process in document["Processes"] or ())
         return Top(tuple(document["Titles"]), processes)
 
@@ -441,7 +434,7 @@ class DockerEngine:
 
     async def _rejoin(self, ref: str) -> str | None:
         """Connect a container to its project's network again, which was removed since; None when that is not its."""
-        document = await self.calls.call("GET", f"{_container(ref)}/json")
+        document = await self.calls.call("GET", f"{container_path(ref)}/json")
         seen = shapes.seen(document)
         network = document["HostConfig"]["NetworkMode"]
         if seen is None or network != shapes.network_name(seen.project_id):
@@ -474,13 +467,6 @@ class DockerEngine:
                 # The engine is down; whoever pings it says so.
                 pause = min(pause * 2, 5.0)
             await asyncio.sleep(pause)
-
-
-def _container(ref: str) -> str:
-    """The path of a container. Raises Gone for what is no id, so that no `ref` reaches another path."""
-    if not (ref.isascii() and ref.replace("-", "").isalnum()):
-        raise Gone(f"No such container: {ref}")
-    return f"containers/{ref}"
 
 
 def _gib(path: str) -> int:

@@ -20,7 +20,7 @@ from aiohttp.client_exceptions import UnixClientConnectorError
 from yarl import URL
 
 from app.backends import docker_shapes as shapes
-from app.errors import EngineBug, EngineError, Unavailable
+from app.errors import EngineBug, EngineError, Gone, Unavailable
 
 NO_CONNECTION = 900  # aiodocker's number, beside the statuses of HTTP
 
@@ -151,13 +151,14 @@ class Calls:
         path: str,
         query: Mapping[str, Any] | None = None,
         *,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
         headers: Mapping[str, str] | None = None,
         seconds: float | None = None,
         versioned: bool = True,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The head of an answer, within `seconds` instead of `patience`; what is read then is the caller's to limit.
 
+        A `body` of bytes is sent as it is, any other as JSON.
         Raises EngineError, also for what goes wrong while the caller reads.
         """
         try:
@@ -170,7 +171,7 @@ class Calls:
                     path,
                     method,
                     params=query or {},
-                    data=None if body is None else json.dumps(body).encode(),
+                    data=json.dumps(body).encode() if isinstance(body, Mapping) else body,
                     headers=headers,
                     timeout=None,
                     versioned_api=versioned,
@@ -210,6 +211,13 @@ class Calls:
             return False
         writer.close()
         return True
+
+
+def container_path(ref: str) -> str:
+    """The path of a container. Raises Gone for what is no id, so that no `ref` reaches another path."""
+    if not (ref.isascii() and ref.replace("-", "").isalnum()):
+        raise Gone(f"No such container: {ref}")
+    return f"containers/{ref}"
 
 
 async def next_chunk(response: aiohttp.ClientResponse, silence: float | None) -> bytes:

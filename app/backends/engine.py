@@ -30,6 +30,8 @@ class Ability(StrEnum):
     SEARCH = "search"
     UPDATE = "update"
     DISK_QUOTA = "disk_quota"
+    COMMIT = "commit"
+    COPY = "copy"
 
 
 class State(StrEnum):
@@ -196,6 +198,17 @@ class ExecResult:
 
     output: bytes
     exit_code: int
+
+
+@dataclass(frozen=True, slots=True)
+class PathStat:
+    """A file in a container. `mode` as Go's os.FileMode has it, because Zun shows it so; size in bytes."""
+
+    name: str
+    size: int
+    mode: int
+    mtime: str
+    link_target: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,6 +381,35 @@ class Updates(Protocol):
         ...
 
 
+@runtime_checkable
+class Commits(Protocol):
+    """Ability COMMIT: a container's file system and settings as an image."""
+
+    async def commit(self, ref: str, image: str) -> ImageSeen:
+        """Copy it, frozen meanwhile when it runs, and let the name `image` mean the copy, which bears no label of
+        ours. A call that is cut off leaves nothing frozen."""
+        ...
+
+
+@runtime_checkable
+class Copies(Protocol):
+    """Ability COPY: files in and out of a container, whether it runs or not."""
+
+    async def stat(self, ref: str, path: str) -> PathStat:
+        """What is at `path`. Raises Gone when nothing is."""
+        ...
+
+    def get_archive(self, ref: str, path: str) -> AsyncIterator[bytes]:
+        """A tar of what is at `path`. Raises Gone when nothing is."""
+        ...
+
+    async def put_archive(self, ref: str, path: str, tar: bytes) -> None:
+        """Unpack a plain tar in the directory `path`. Raises Gone when there is none, Refused when it is no directory.
+
+        The engine trusts what it is given: check it first."""
+        ...
+
+
 PROTOCOLS: Mapping[Ability, type] = {
     Ability.PAUSE: Pauses,
     Ability.KILL: Kills,
@@ -377,4 +419,6 @@ PROTOCOLS: Mapping[Ability, type] = {
     Ability.WATCH: Watches,
     Ability.SEARCH: Searches,
     Ability.UPDATE: Updates,
+    Ability.COMMIT: Commits,
+    Ability.COPY: Copies,
 }

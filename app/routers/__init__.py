@@ -2,9 +2,16 @@
 
 from fastapi import APIRouter
 
-from app.routers import container_actions, containers, images, root
+from app.routers import container_actions, container_changes, containers, images, root
 
 
 def container_api() -> list[APIRouter]:
     """Zun's API."""
-    return [root.router, containers.router, container_actions.router, images.router, images.registries]
+    return [
+        root.router,
+        containers.router,
+        container_actions.router,
+        container_changes.router,
+        images.router,
+        images.registries,
+    ]

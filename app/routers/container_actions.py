@@ -108,7 +108,7 @@ def acting(verb: str) -> Any:
 @router.post("/start", status_code=202, summary="Start", operation_id="start_container")
 async def start(request: Request, ident: str, tx: Annotated[Tx, acting("start")]) -> Response:
     """From Created, Stopped or Error."""
-    return await _submit(request, ident, tx, "start", None)
+    return await submit(request, ident, tx, "start", None)
 
 
 @router.post("/stop", status_code=202, summary="Stop", operation_id="stop_container", openapi_extra=parameters(Timeout))
@@ -116,7 +116,7 @@ async def stop(
     request: Request, ident: str, how: Annotated[Timeout, Depends(either(Timeout))], tx: Annotated[Tx, acting("stop")]
 ) -> Response:
     """Asks the container to end, and kills it after `timeout` seconds."""
-    return await _submit(request, ident, tx, "stop", TimeoutArgs(timeout=how.timeout))
+    return await submit(request, ident, tx, "stop", TimeoutArgs(timeout=how.timeout))
 
 
 @router.post(
@@ -126,19 +126,19 @@ async def reboot(
     request: Request, ident: str, how: Annotated[Timeout, Depends(either(Timeout))], tx: Annotated[Tx, acting("reboot")]
 ) -> Response:
     """Stops and starts it."""
-    return await _submit(request, ident, tx, "reboot", TimeoutArgs(timeout=how.timeout))
+    return await submit(request, ident, tx, "reboot", TimeoutArgs(timeout=how.timeout))
 
 
 @router.post("/pause", status_code=202, summary="Pause", operation_id="pause_container")
 async def pause(request: Request, ident: str, tx: Annotated[Tx, acting("pause")]) -> Response:
     """Freezes all its processes."""
-    return await _submit(request, ident, tx, "pause", None)
+    return await submit(request, ident, tx, "pause", None)
 
 
 @router.post("/unpause", status_code=202, summary="Unpause", operation_id="unpause_container")
 async def unpause(request: Request, ident: str, tx: Annotated[Tx, acting("unpause")]) -> Response:
     """Lets its processes go on."""
-    return await _submit(request, ident, tx, "unpause", None)
+    return await submit(request, ident, tx, "unpause", None)
 
 
 @router.post("/kill", status_code=202, summary="Kill", operation_id="kill_container", openapi_extra=parameters(Kill))
@@ -146,7 +146,7 @@ async def kill(
     request: Request, ident: str, how: Annotated[Kill, Depends(either(Kill))], tx: Annotated[Tx, acting("kill")]
 ) -> Response:
     """Sends a signal, SIGKILL when none is named."""
-    return await _submit(request, ident, tx, "kill", KillArgs(signal=how.checked))
+    return await submit(request, ident, tx, "kill", KillArgs(signal=how.checked))
 
 
 @router.get("/logs", summary="Logs", operation_id="container_logs")
@@ -155,12 +155,12 @@ async def logs(
 ) -> Response:
     """The log as one JSON string; bytes that are no UTF-8 are replaced."""
     options = query.options
-    box, engine = await _reach(request, ident, tx, "logs")
+    box, engine = await reach(request, ident, tx, "logs")
 
     async def read() -> bytes:
-        return b"".join([chunk async for chunk in engine.logs(_ref(box), options)])
+        return b"".join([chunk async for chunk in engine.logs(ref_of(box), options)])
 
-    return JSONResponse((await _asking(request, box, engine, read())).decode(errors="replace"))
+    return JSONResponse((await asking(request, box, engine, read())).decode(errors="replace"))
 
 
 @router.post("/execute", summary="Execute", operation_id="execute_in_container", openapi_extra=parameters(Execute))
@@ -172,11 +172,11 @@ async def execute(
 ) -> Response:
     """Runs a command inside to its end; output and errors come merged."""
     words = how.words
-    box, engine = await _reach(request, ident, tx, "execute")
+    box, engine = await reach(request, ident, tx, "execute")
     if not how.run or how.interactive:
         raise Unsupported("interactive exec is not supported yet; run the command with run=true and interactive=false")
     limit = gateway(request).settings.execute_timeout
-    result = await _asking(request, box, engine, _execs(engine).execute(_ref(box), words, limit))
+    result = await asking(request, box, engine, _execs(engine).execute(ref_of(box), words, limit))
     output = result.output.decode(errors="replace")
     return JSONResponse({"output": output, "exit_code": result.exit_code, "exec_id": None, "proxy_url": None})
 
@@ -186,17 +186,17 @@ async def top(
     request: Request, ident: str, query: Annotated[TopQuery, Query()], tx: Annotated[Tx, acting("top")]
 ) -> Response:
     """The processes of the container, as ps shows them."""
-    box, engine = await _reach(request, ident, tx, "top")
+    box, engine = await reach(request, ident, tx, "top")
     ps_args = None if query.ps_args in (None, "", "None") else query.ps_args
-    table = await _asking(request, box, engine, _measures(engine).top(_ref(box), ps_args))
+    table = await asking(request, box, engine, _measures(engine).top(ref_of(box), ps_args))
     return JSONResponse({"Titles": list(table.titles), "Processes": [list(row) for row in table.processes]})
 
 
 @router.get("/stats", summary="Statistics", operation_id="container_stats")
 async def stats(request: Request, ident: str, tx: Annotated[Tx, acting("stats")]) -> Response:
     """One measurement of what the container uses."""
-    box, engine = await _reach(request, ident, tx, "stats")
-    return JSONResponse(_stats(box, await _asking(request, box, engine, _measures(engine).stats(_ref(box)))))
+    box, engine = await reach(request, ident, tx, "stats")
+    return JSONResponse(_stats(box, await asking(request, box, engine, _measures(engine).stats(ref_of(box)))))
 
 
 @router.get("/container_actions", summary="List actions", operation_id="list_container_actions")
@@ -221,30 +221,30 @@ async def show_action(request: Request, ident: str, request_id: str, tx: Annotat
     return JSONResponse(_action(first) | {"events": _events(first, tells)})
 
 
-async def _submit(request: Request, ident: str, tx: Tx, verb: str, args: StepArgs | None) -> Response:
+async def submit(request: Request, ident: str, tx: Tx, verb: str, args: StepArgs | None) -> Response:
     """Accept an action: 202 and null; the outcome shows in the container."""
     parts = gateway(request)
     async with tx.writing() as session:
         box = await containers.find(session, ident, own_project=tx.caller.project_id, lock=True)
-        _check_needs(parts.engines[box.backend], verb)
+        check_needs(parts.engines[box.backend], verb)
         await containers.act(session, asked(request, tx), box, verb, parts.settings, args)
     parts.wake()
     return JSONResponse(None, 202)
 
 
-async def _reach(request: Request, ident: str, tx: Tx, verb: str) -> tuple[Container, ContainerEngine]:
+async def reach(request: Request, ident: str, tx: Tx, verb: str) -> tuple[Container, ContainerEngine]:
     """The container and its engine, for a call in the request. Raises WrongState, Unsupported, Invalid."""
     async with tx.reading() as session:
         box = await containers.find(session, ident, own_project=tx.caller.project_id)
     check_state(box, verb)
     engine = gateway(request).engines[box.backend]
-    _check_needs(engine, verb)
+    check_needs(engine, verb)
     if box.engine_ref is None:
         raise Invalid(f"Container {box.uuid} has not been made by its engine: {box.status_reason or box.status}")
     return box, engine
 
 
-async def _asking(request: Request, box: Container, engine: ContainerEngine, call: Awaitable[Answer]) -> Answer:
+async def asking(request: Request, box: Container, engine: ContainerEngine, call: Awaitable[Answer]) -> Answer:
     """Await an engine's answer. A container that is gone is noted at once, and 409 (zun-api, section 4.2)."""
     try:
         return await call
@@ -254,14 +254,15 @@ async def _asking(request: Request, box: Container, engine: ContainerEngine, cal
         raise Conflict(error.title) from None
 
 
-def _check_needs(engine: ContainerEngine, verb: str) -> None:
+def check_needs(engine: ContainerEngine, verb: str) -> None:
+    """Raises Unsupported when the engine lacks what `verb` needs."""
     if verb in containers.NEEDS:
         ability, instead = containers.NEEDS[verb]
         check_ability(engine, ability, f"{verb} containers", instead)
 
 
 def _execs(engine: ContainerEngine) -> Execs:
-    """The engine as `_check_needs` found it to be; declared abilities and protocols agree (conformance suite)."""
+    """The engine as `check_needs` found it to be; declared abilities and protocols agree (conformance suite)."""
     return cast(Execs, engine)
 
 
@@ -269,7 +270,8 @@ def _measures(engine: ContainerEngine) -> Measures:
     return cast(Measures, engine)
 
 
-def _ref(box: Container) -> str:
+def ref_of(box: Container) -> str:
+    """The engine's own id of what `reach` found."""
     return box.engine_ref or ""
 
 

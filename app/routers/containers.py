@@ -334,11 +334,11 @@ def _fill(parts: Gateway, tx: Tx, body: ContainerCreate, box: Container) -> None
     settings = parts.settings
     box.command = None if body.command is None else [_word(word) for word in body.command]
     box.entrypoint = body.entrypoint
-    box.cpu = _within("cpu", body.cpu, settings.minimum_cpu, settings.maximum_cpu, settings.default_cpu, "cores")
+    box.cpu = within("cpu", body.cpu, settings.minimum_cpu, settings.maximum_cpu, settings.default_cpu, "cores")
     box.memory = int(
-        _within("memory", body.memory, settings.minimum_memory, settings.maximum_memory, settings.default_memory, "MiB")
+        within("memory", body.memory, settings.minimum_memory, settings.maximum_memory, settings.default_memory, "MiB")
     )
-    box.disk = int(_within("disk", body.disk, settings.minimum_disk, settings.maximum_disk, 0, "GiB"))
+    box.disk = int(within("disk", body.disk, settings.minimum_disk, settings.maximum_disk, 0, "GiB"))
     box.cpu_policy = body.cpu_policy
     box.workdir, box.environment = body.workdir, body.environment
     box.labels = {key: _label(key, value) for key, value in (body.labels or {}).items()} or None
@@ -382,7 +382,8 @@ def _unsupported(parts: Gateway, body: ContainerCreate) -> None:
         raise Invalid("exposed_ports and security_groups cannot be given together")
 
 
-def _within(field: str, value: float | None, least: float, most: float, default: float, unit: str) -> float:
+def within(field: str, value: float | None, least: float, most: float, default: float, unit: str) -> float:
+    """`value`, or `default` when there is none. Raises Invalid naming the field and its limits."""
     if value is None:
         return default
     if not least <= value <= most:

@@ -1,0 +1,144 @@
+"""The steps that change a container or copy it; see ``app.container_steps`` for how steps behave."""
+
+from typing import Any, cast
+
+import structlog
+from sqlmodel import select
+
+from app import images
+from app.actions import Again, Done, Failed, Job, Outcome, step
+from app.backends.engine import Commits, ImageSeen, Seen, State, Updates
+from app.changes import CommitArgs, LimitsArgs, RebuildArgs
+from app.container_steps import ensure_network, look, missing_image, no_image, outcome, refused, retry_gone
+from app.containers import changes_of, spec_of, uuid_of
+from app.errors import EngineError, Gone, Unavailable
+from app.models import Container, Image, Status
+
+log = structlog.get_logger("caisson.changes")
+
+
+@step("container", "update", args=LimitsArgs)
+async def update(job: Job) -> Outcome:
+    """Set limits in place; what was not named stays as the row has it."""
+    box: Container = job.resource
+    cpu = box.cpu if job.args.cpu is None else job.args.cpu
+    memory = box.memory if job.args.memory is None else job.args.memory
+    seen = await look(job)
+    if seen is None:
+        return await outcome(job)
+    try:
+        await cast(Updates, job.engine).update(seen.ref, cpu or 0.0, memory or 0)
+    except Unavailable:
+        raise
+    except EngineError as error:
+        return await refused(job, error)
+    return await outcome(job, cpu=cpu, memory=memory)
+
+
+@step("container", "resize_container", args=LimitsArgs)
+async def resize_container(job: Job) -> Outcome:
+    """As update, when nobody waits for it."""
+    return await update(job)
+
+
+@step("container", "rebuild", args=RebuildArgs, doing="container_rebuilding", failed={"status": Status.ERROR})
+async def rebuild(job: Job) -> Outcome:
+    """Put a new container in the place of the old.
+
+    The old one's ref is noted before it goes, so that whoever comes after a crash can tell the two apart. It goes only
+    when the new one's image is there: until then a failure leaves it as it was.
+    """
+    box: Container = job.resource
+    seen = await look(job)
+    if "old" not in job.memo:
+        return Again(0, {**job.memo, "old": seen.ref if seen else "", "defaults": await _has_defaults(job)})
+    if job.memo["defaults"]:
+        box.command = box.entrypoint = None
+    if seen is None or seen.ref == job.memo["old"]:
+        try:
+            if await missing_image(job, job.args.pull):
+                return _kept(job, seen, no_image(box))
+        except Unavailable:
+            raise
+        except EngineError as error:
+            return _kept(job, seen, error.title)
+        network = await ensure_network(job.engine, box.project_id)
+        if seen is not None:
+            await job.engine.remove(seen.ref, force=True)
+        try:
+            seen = await job.engine.create(uuid_of(box), spec_of(box, network, job.settings))
+        except Gone as error:  # the image or network went away between two calls
+            return await retry_gone(job, error)
+    if job.args.run and seen.state == State.CREATED:
+        try:
+            await job.engine.start(seen.ref)
+        except Gone as error:
+            return await retry_gone(job, error)
+        except Unavailable:
+            raise
+        except EngineError as error:
+            return Failed(error.title, changes_of(box, seen) | {"status": Status.ERROR, "status_reason": error.title})
+        seen = await look(job) or seen
+    return Done(changes_of(box, seen) | {"status_reason": None})
+
+
+async def _has_defaults(job: Job) -> bool:
+    """Whether the image changes, and what the container runs is just what the old image says."""
+    box: Container = job.resource
+    if job.args.image is None:
+        return False
+    reference = job.args.image_ref or images.parse(job.args.image).full
+    image = await job.engine.image(reference)
+    if image is None:
+        return False
+    return (list(image.command), list(image.entrypoint)) == (box.command or [], box.entrypoint or [])
+
+
+def _kept(job: Job, seen: Seen | None, reason: str) -> Outcome:
+    """The rebuild cannot be: the old container stays, with the image that it has."""
+    back: dict[str, Any] = {}
+    if job.args.image is not None:
+        back = {"image": job.args.image, "image_ref": job.args.image_ref}
+    shown = {} if seen is None else changes_of(job.resource, seen)
+    return Failed(reason, shown | back | {"status": Status.ERROR, "status_reason": reason})
+
+
+@step("container", "commit", args=CommitArgs)
+async def commit(job: Job) -> Outcome:
+    """Copy the container to an image, then make the image known. A copy that failed leaves no image behind."""
+    name = images.commit_name(job.args.image)
+    made = await job.engine.image(name)
+    if made is None:
+        seen = await look(job)
+        if seen is None:
+            await _forget_image(job)
+            return await outcome(job)
+        try:
+            made = await cast(Commits, job.engine).commit(seen.ref, name)
+        except Unavailable:
+            raise
+        except EngineError as error:
+            await _forget_image(job)
+            return await refused(job, error)
+    await publish(job, made)
+    seen = await look(job)
+    return Done({} if seen is None else changes_of(job.resource, seen))
+
+
+async def publish(job: Job, made: ImageSeen) -> None:
+    """Make a commit known to its project. May run again after a crash, with the same image.
+
+    This is the one place where a commit goes elsewhere than to its engine's host.
+    """
+    async with job.database.transaction(job.scope) as session:
+        query = select(Image).where(Image.uuid == job.args.image).with_for_update()
+        image = (await session.exec(query)).one_or_none()
+        if image is not None and image.status == Status.CREATING:
+            image.image_id, image.size, image.status = made.ref, made.size, Status.CREATED
+
+
+async def _forget_image(job: Job) -> None:
+    async with job.database.transaction(job.scope) as session:
+        query = select(Image).where(Image.uuid == job.args.image).with_for_update()
+        if (image := (await session.exec(query)).one_or_none()) is not None:
+            await session.delete(image)
