@@ -82,7 +82,10 @@ async def rename(
 
 @router.patch("", summary="Change a container", operation_id="update_container")
 async def update(
-    request: Request, ident: str, body: Annotated[Changes, Body()], tx: Annotated[Tx, acting("update")]
+    request: Request,
+    ident: str,
+    body: Annotated[Changes, Body(examples=[{"cpu": 0.5, "memory": 64}])],
+    tx: Annotated[Tx, acting("update")],
 ) -> Response:
     """Changes name, auto_heal, and in place the limits of cpu and memory; answers when it is so."""
     parts = gateway(request)
@@ -110,7 +113,10 @@ async def update(
     dependencies=[Depends(require(19))],
 )
 async def resize_container(
-    request: Request, ident: str, body: Annotated[Changes, Body()], tx: Annotated[Tx, acting("resize_container")]
+    request: Request,
+    ident: str,
+    body: Annotated[Changes, Body(examples=[{"cpu": 0.5, "memory": 64}])],
+    tx: Annotated[Tx, acting("resize_container")],
 ) -> Response:
     """As PATCH, in the background: the answer shows the limits as they were."""
     parts = gateway(request)

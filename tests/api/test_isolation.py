@@ -28,6 +28,11 @@ SAMPLES: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/v1/containers/{ident}/pause"): ("/v1/containers/{box}/pause", None),
     ("POST", "/v1/containers/{ident}/unpause"): ("/v1/containers/{box}/unpause", None),
     ("POST", "/v1/containers/{ident}/kill"): ("/v1/containers/{box}/kill", None),
+    ("PATCH", "/v1/containers/{ident}"): ("/v1/containers/{box}", {"name": "intruder"}),
+    ("POST", "/v1/containers/{ident}/rename"): ("/v1/containers/{box}/rename?name=intruder", None),
+    ("POST", "/v1/containers/{ident}/resize_container"): ("/v1/containers/{box}/resize_container", {"memory": 99}),
+    ("POST", "/v1/containers/{ident}/rebuild"): ("/v1/containers/{box}/rebuild", None),
+    ("POST", "/v1/containers/{ident}/commit"): ("/v1/containers/{box}/commit?repository=intruder", None),
     ("POST", "/v1/containers/{ident}/execute"): ("/v1/containers/{box}/execute?command=true", None),
     ("GET", "/v1/containers/{ident}/logs"): ("/v1/containers/{box}/logs", None),
     ("GET", "/v1/containers/{ident}/top"): ("/v1/containers/{box}/top", None),
@@ -47,6 +52,8 @@ SAMPLES: dict[tuple[str, str], tuple[str, Any]] = {
     ("PATCH", "/v1/registries/{ident}"): ("/v1/registries/{registry}", {"registry": {"username": "intruder"}}),
     ("DELETE", "/v1/registries/{ident}"): ("/v1/registries/{registry}", None),
 }  # fmt: skip
+OLD = {("POST", "/v1/containers/{ident}/rename"): "container 1.13"}
+"""Versions to ask in, for what the newest does not have."""
 
 
 def routes(api: FastAPI) -> Iterator[tuple[str, str, Allow | None]]:
@@ -84,7 +91,8 @@ class Alpha:
 
     async def ask(self, route: tuple[str, str], who: str | None) -> tuple[int, str]:
         path, body = SAMPLES[route]
-        answer = await self.caisson.call(route[0], path.format(**self.things), body, who=who)
+        version = OLD.get(route, "container 1.40")
+        answer = await self.caisson.call(route[0], path.format(**self.things), body, who=who, version=version)
         return answer.status_code, answer.text
 
     async def snapshot(self) -> Any:
