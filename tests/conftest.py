@@ -15,11 +15,13 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.stack import docker, images
 from tests.stack import glance as glance_service
 from tests.stack import keystone as keystone_service
+from tests.stack import neutron as neutron_service
 from tests.stack import postgres as postgres_service
 from tests.stack import registry as registry_service
 from tests.stack.docker import PrivateDocker
 from tests.stack.glance import Glance
 from tests.stack.keystone import Keystone
+from tests.stack.neutron import Neutron
 from tests.stack.postgres import Postgres
 from tests.stack.registry import Registry
 from tests.stack.session import Stack
@@ -142,6 +144,12 @@ def keystone(stack: Stack) -> Keystone:
 def glance(stack: Stack, keystone: Keystone) -> Glance:
     """A real Glance that asks the Keystone of ``keystone``."""
     return Glance(stack.shared("glance", lambda: glance_service.start(stack, keystone)))
+
+
+@pytest.fixture(scope="session")
+def neutron(stack: Stack, keystone: Keystone) -> Neutron:
+    """A real Neutron without agents that asks the Keystone of ``keystone``; its networks outlive a test."""
+    return Neutron(stack.shared("neutron", lambda: neutron_service.start(stack, keystone)))
 
 
 @pytest.fixture(scope="session")

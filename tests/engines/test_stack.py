@@ -16,6 +16,7 @@ from tests.stack import docker, images, postgres
 from tests.stack.docker import PrivateDocker
 from tests.stack.glance import Glance
 from tests.stack.keystone import Keystone
+from tests.stack.neutron import Neutron
 from tests.stack.postgres import Postgres
 from tests.stack.registry import Registry
 from tests.stack.session import ROOT, VARIABLE, Stack, wait_until
@@ -132,6 +133,17 @@ def test_each_gateway_has_a_region_of_its_own(keystone: Keystone) -> None:
     }
     expected = {"container": "http://127.0.0.1:1/v1", "identity": keystone.url, "image": "http://127.0.0.1:2"}
     assert urls == expected
+
+
+def test_neutron_gives_addresses_and_default_rules(keystone: Keystone, neutron: Neutron) -> None:
+    token = keystone.token("alpha-member")
+    net, subnet = neutron.network(token, "stack", "10.99.0.0/24")
+    port = neutron.create(token, "port", network_id=net["id"])
+    assert port["fixed_ips"][0]["subnet_id"] == subnet["id"]
+    assert port["fixed_ips"][0]["ip_address"].startswith("10.99.0.")
+    (group,) = neutron.find(token, "security-group", id=port["security_groups"])
+    assert (group["name"], len(group["security_group_rules"])) == ("default", 4)
+    assert neutron.find(keystone.token("beta-member"), "network", id=net["id"]) == []
 
 
 def test_tokens_of_a_private_keystone_can_expire(private_keystone: Callable[..., Keystone]) -> None:
