@@ -351,7 +351,7 @@ def test_every_table_with_an_owner_is_confined() -> None:
     assert {Action, Container, Image, Registry} <= set(owned_tables())
     mapped = {mapper.class_ for mapper in Owned._sa_registry.mappers}
     assert {table for table in mapped if "project_id" in table.__table__.c} - set(owned_tables()) == {
-        table for table in mapped if table.__name__ in ("IdentityGrant", "IdentityCredential")
+        table for table in mapped if table.__name__ in ("IdentityGrant", "IdentityCredential", "Quota")
     }
 
 
