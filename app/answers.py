@@ -1,8 +1,8 @@
 """Rendered answers, each good until a row of its scope changes.
 
-One process owns an SQLite database, so it sees every change and can tell exactly when an answer is stale. Replicas on
-PostgreSQL do not see each other's changes: there nothing is kept. What is kept belongs to one scope, and is found only
-from that scope; see docs/scoping.md.
+One process owns an SQLite database, so it sees every change and counts them. Replicas on PostgreSQL do not see each
+other's changes: there the database is asked, see `Database.remembered`. What is kept belongs to one scope, and is found
+only from that scope; see docs/scoping.md.
 """
 
 import time
@@ -24,30 +24,32 @@ class Answer:
 
 
 class Answers:
-    """`changed` after each commit makes the answers of those projects, and of everything, stale."""
+    """Each answer is kept with a mark of what the rows were, and found while the mark is the same."""
 
     def __init__(self) -> None:
-        self._kept: LRUCache[Hashable, tuple[int, Answer]] = LRUCache(LARGEST, lambda kept: len(kept[1].content) + 200)
+        self._kept: LRUCache[Hashable, tuple[Hashable, Answer]] = LRUCache(
+            LARGEST, lambda kept: len(kept[1].content) + 200
+        )
         self._changes: Counter[str | None] = Counter()
 
     def changed(self, project_ids: Iterable[str]) -> None:
-        """Rows of these projects were written and committed."""
+        """Rows of these projects were written and committed by this process."""
         for project_id in project_ids:
             self._changes[project_id] += 1
             self._changes[None] += 1
 
     def count(self, project_id: str | None) -> int:
-        """How often that project (None: any) changed; to be read before the rows are."""
+        """How often that project (None: any) changed: a mark where no other process writes."""
         return self._changes[project_id]
 
-    def find(self, project_id: str | None, key: Hashable) -> bytes | None:
+    def find(self, project_id: str | None, key: Hashable, mark: Hashable) -> bytes | None:
         """The body kept under `key`, if it is still good."""
         kept = self._kept.get((project_id, key))
-        if kept is None or kept[0] != self._changes[project_id] or kept[1].good_until <= time.time():
+        if kept is None or kept[0] != mark or kept[1].good_until <= time.time():
             return None
         return kept[1].content
 
-    def keep(self, project_id: str | None, key: Hashable, count: int, answer: Answer) -> None:
-        """Keep an answer that was made from rows read after `count`."""
+    def keep(self, project_id: str | None, key: Hashable, mark: Hashable, answer: Answer) -> None:
+        """Keep an answer that was made from rows read after `mark` was."""
         if len(answer.content) < LARGEST // 8:
-            self._kept[project_id, key] = (count, answer)
+            self._kept[project_id, key] = (mark, answer)

@@ -103,7 +103,7 @@ class Database:
     def __init__(self, url: str, *, readers: int = 4, writers: int = 8) -> None:
         self.url = url
         self.embedded = url.startswith("sqlite")
-        self.answers = Answers() if self.embedded else None
+        self.answers = Answers()
         self._threads: WeakSet[Thread] = WeakSet()
         self._write = self._engine(1 if self.embedded else writers, {})
         self._read = self._engine(readers, {"isolation_level": "AUTOCOMMIT"})
@@ -124,7 +124,7 @@ class Database:
                 finally:
                     in_transaction.reset(mark)
         finally:
-            if self.answers is not None:  # whatever happened: a commit that was cancelled may have taken place
+            if self.embedded:  # whatever happened: a commit that was cancelled may have taken place
                 self.answers.changed(info.get("touched", ()))
 
     @asynccontextmanager
@@ -134,19 +134,38 @@ class Database:
             yield session
 
     async def remembered(
-        self, scope: Scope, key: Hashable, render: Callable[[AsyncSession], Awaitable[Answer]]
+        self,
+        scope: Scope,
+        key: Hashable,
+        render: Callable[[AsyncSession], Awaitable[Answer]],
+        listed: type[Resource] | None = None,
     ) -> bytes:
-        """The body that `render` makes of this scope's rows, made anew only when one of them changed."""
-        if self.answers is None:
+        """The body that `render` makes of this scope's rows, made anew only when one of them changed.
+
+        `listed` names the one table that a list is made of. Where other processes write as well, only lists of one
+        project are kept: asking whether a single row changed costs as much as reading it.
+        """
+        mark: Hashable
+        if self.embedded:
+            mark = self.answers.count(scope.project_id)
+        elif listed is not None and scope.project_id is not None:
+            mark = await self._mark(scope, listed)
+        else:
             async with self.reading(scope) as session:
                 return (await render(session)).content
-        if (content := self.answers.find(scope.project_id, key)) is not None:
+        if (content := self.answers.find(scope.project_id, key, mark)) is not None:
             return content
-        count = self.answers.count(scope.project_id)
         async with self.reading(scope) as session:
             answer = await render(session)
-        self.answers.keep(scope.project_id, key, count, answer)
+        self.answers.keep(scope.project_id, key, mark, answer)
         return answer.content
+
+    async def _mark(self, scope: Scope, listed: type[Resource]) -> Hashable:
+        """Differs after every change: a new row has a higher id, one less lowers the count, a change its revision."""
+        table: Any = listed
+        async with self.reading(scope) as session:
+            row = await session.exec(select(func.count(table.id), func.max(table.id), func.sum(table.revision)))
+            return tuple(row.one())
 
     async def migrate(self) -> None:
         """Bring the schema to the newest revision; several replicas may call this at once. Raises Busy."""

@@ -27,7 +27,7 @@ from app.settings import Settings
 log = structlog.get_logger("caisson.observe")
 
 PRUNE_EVERY = 3600.0  # seconds
-BUSY_WAIT = 0.1  # seconds between looks at whether an action on a container that an event named has ended
+BUSY_WAIT = 0.25  # seconds between looks at whether an action on a container that an event named has ended
 
 
 def backend_id(name: str) -> str:

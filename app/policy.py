@@ -17,6 +17,7 @@ from app.answers import Answer
 from app.auth import Caller
 from app.db import EVERYTHING, Database, Scope
 from app.errors import Forbidden, Invalid
+from app.models import Resource
 
 Reading = AsyncSession
 """What a render function is given: a session for reads."""
@@ -135,10 +136,15 @@ class Tx:
         async with self._database.transaction(self._scope) as session:
             yield session
 
-    async def remembered(self, key: Hashable, render: Callable[[AsyncSession], Awaitable[Answer]]) -> bytes:
+    async def remembered(
+        self,
+        key: Hashable,
+        render: Callable[[AsyncSession], Awaitable[Answer]],
+        listed: type[Resource] | None = None,
+    ) -> bytes:
         """The body that `render` makes in a reading session of this scope; see `Database.remembered`."""
         self.check()
-        return await self._database.remembered(self._scope, key, render)
+        return await self._database.remembered(self._scope, key, render, listed)
 
     def check(self) -> None:
         """Raises Forbidden when the route's rule said no."""

@@ -50,7 +50,7 @@ def run(parts: list[str]) -> None:
 
 
 def on_postgresql(database_url: str) -> None:
-    """The reads where replicas may share the database, so that no answer is kept."""
+    """The reads where replicas may share the database, so that each has to ask it."""
     with caisson(database_url) as served:
         uuid = asyncio.run(reads.fill(served, 100))
         for line in reads.compare(served, uuid):

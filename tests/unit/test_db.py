@@ -1,7 +1,7 @@
 """Transactions, the clock, turns, kept answers, and migrations."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from app import actions
 from app.answers import Answer
 from app.db import EVERYTHING, Database, Scope, in_transaction, take_turn
 from app.errors import Busy
-from app.models import Container, IdentityUser
+from app.models import Container, IdentityUser, Resource
 
 ALPHA, BETA = Scope("alpha"), Scope("beta")
 
@@ -189,13 +189,13 @@ async def test_a_database_that_cannot_be_reached_is_busy(tmp_path: Path) -> None
 # Answers that are kept
 
 
-async def _asked(database: Database, scope: Scope, calls: list[str]) -> bytes:
+async def _asked(database: Database, scope: Scope, calls: list[str], listed: type[Resource] | None = None) -> bytes:
     async def render(session: AsyncSession) -> Answer:
         calls.append("rendered")
         found = sorted(await session.exec(select(Container.name)))
         return Answer(",".join(found).encode(), 1e12)
 
-    return await database.remembered(scope, "names", render)
+    return await database.remembered(scope, ("names", listed), render, listed)
 
 
 async def test_an_answer_is_made_anew_after_a_change_in_its_scope(database: Database) -> None:
@@ -215,11 +215,49 @@ async def test_an_answer_is_made_anew_after_a_change_in_its_scope(database: Data
     assert await _asked(database, ALPHA, calls) == b""
 
 
-async def test_answers_are_kept_only_where_every_change_is_seen(database: Database) -> None:
-    calls: list[str] = []
-    for _ in range(3):
-        await _asked(database, ALPHA, calls)
-    assert len(calls) == (1 if database.embedded else 3)
+async def test_answers_are_kept_where_every_change_is_seen_or_cheap_to_ask_for(database: Database) -> None:
+    for listed, kept in ((None, database.embedded), (Container, True)):
+        calls: list[str] = []
+        for _ in range(3):
+            await _asked(database, ALPHA, calls, listed)
+        assert len(calls) == (1 if kept else 3)
+
+
+async def test_a_list_shows_what_another_replica_changed(postgres: Callable[[], str]) -> None:
+    """A new row, a changed one, one that goes, and one that takes another's place."""
+    url = postgres()
+    ours, theirs = Database(url), Database(url)
+    try:
+        await ours.migrate()
+        calls: list[str] = []
+
+        async def shown() -> str:
+            return (await _asked(ours, ALPHA, calls, Container)).decode()
+
+        async def change(*, new: str = "", old: str = "", renamed: str = "") -> None:
+            async with theirs.transaction(ALPHA) as session:
+                if new:
+                    session.add(box(name=new))
+                if old:
+                    row = (await session.exec(select(Container).where(Container.name == old))).one()
+                    if renamed:
+                        row.name = renamed
+                    else:
+                        await session.delete(row)
+
+        assert await shown() == ""
+        await change(new="a")
+        assert await shown() == "a"
+        await change(old="a", renamed="b")
+        assert await shown() == "b"
+        await change(old="b", new="c")
+        assert await shown() == "c"
+        await change(old="c")
+        assert await shown() == ""
+        assert len(calls) == 5
+    finally:
+        await ours.close()
+        await theirs.close()
 
 
 async def test_a_change_while_an_answer_is_made_is_not_missed(database: Database) -> None:
