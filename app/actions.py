@@ -350,6 +350,22 @@ async def finish(database: Database, job: Job, outcome: Outcome) -> bool:
             return await _fenced(database, job, waiting, changes)
 
 
+async def holds(session: AsyncSession, job: Job) -> bool:
+    """Whether the job's lease is its own until this transaction ends: a step that writes other rows asks first."""
+    await _locked(session, job.action)
+    mine = await session.exec(
+        select(Action.id)
+        .where(
+            Action.id == job.action.id,
+            Action.lease_token == job.action.lease_token,
+            Action.state == ActionState.RUNNING,
+            col(Action.cancel).is_(False),
+        )
+        .with_for_update()
+    )
+    return mine.first() is not None
+
+
 async def note(database: Database, job: Job, memo: Mapping[str, Any]) -> bool:
     """Store a memo and keep the lease. False when the lease was lost."""
     return await _fenced(database, job, {"memo": dict(memo)}, {})

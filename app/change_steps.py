@@ -56,7 +56,7 @@ async def rebuild(job: Job) -> Outcome:
         box.command = box.entrypoint = None
     if seen is None or seen.ref == job.memo["old"]:
         try:
-            if await missing_image(job, job.args.pull):
+            if await missing_image(job, box, job.args.pull):
                 return _kept(job, seen, no_image(box))
         except Unavailable:
             raise

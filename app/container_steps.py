@@ -3,11 +3,11 @@
 Each looks at the engine first and does the one missing thing, so running it twice is harmless; see docs/action-log.md.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
-from sqlmodel import select
+from sqlmodel import col, select
 
 from app import images
 from app.actions import Again, Done, Failed, Job, Outcome, step
@@ -58,7 +58,7 @@ async def create(job: Job) -> Outcome:
     engine = job.engine
     seen = await look(job)
     if seen is None:
-        if await missing_image(job, job.args.pull):
+        if await missing_image(job, box, job.args.pull):
             return Failed(no_image(box))
         network = await ensure_network(engine, box.project_id)
         try:
@@ -78,9 +78,8 @@ async def create(job: Job) -> Outcome:
     return Done(changes_of(box, seen))
 
 
-async def missing_image(job: Job, pull: str) -> bool:
-    """Make sure of the image by the policy `pull`. True when it is absent and must not be pulled."""
-    box: Container = job.resource
+async def missing_image(job: Job, box: Container, pull: str) -> bool:
+    """Make sure of the image of `box` by the policy `pull`. True when it is absent and must not be pulled."""
     reference = images.reference(box)
     policy = "never" if box.image_ref else pull
     present = await job.engine.image(reference) is not None
@@ -200,7 +199,7 @@ async def delete_step(job: Job) -> Outcome:
             return Again(0.5, job.memo)
     if job.args.look_again and not job.memo.get("looked"):
         return Again(LOOK_AGAIN, {**job.memo, "looked": True})
-    await _drop_network(job)
+    await drop_network(job, [job.resource.uuid])
     return Done(remove=True)
 
 
@@ -242,21 +241,20 @@ async def _paused(job: Job, wanted: bool) -> Outcome:
     return await outcome(job)
 
 
-async def _drop_network(job: Job) -> None:
-    """Remove the project's network after its last container; a create that comes just then makes it anew.
+async def drop_network(job: Job, leaving: Sequence[str]) -> None:
+    """Remove the project's network after its last containers; a create that comes just then makes it anew.
 
     Containers that are being deleted do not count, or of the last two each would leave it to the other. While the
     engine still has one of them, it keeps the network.
     """
     if not isinstance(job.engine, Networks):
         return
-    box: Container = job.resource
     async with job.database.reading(job.scope) as session:
-        staying = select(Container.uuid).where(Container.uuid != box.uuid, Container.status != Status.DELETING)
+        staying = select(Container.uuid).where(col(Container.uuid).not_in(leaving), Container.status != Status.DELETING)
         others = await session.exec(staying.limit(1))
         if others.first() is not None:
             return
     try:
-        await job.engine.remove_network(box.project_id)
+        await job.engine.remove_network(job.resource.project_id)
     except EngineError as error:
-        log.info("network kept", project=box.project_id, reason=error.title)
+        log.info("network kept", project=job.resource.project_id, reason=error.title)

@@ -87,6 +87,9 @@ COLUMNS = {
 }  # fmt: skip
 """What lists can be sorted by."""
 
+STANDALONE = col(Container.capsule_id).is_(None)
+"""What lists show: a capsule's members are shown with it."""
+
 
 class CreateArgs(StepArgs):
     """`run` starts it once created; `pull` is the image policy: always, ifnotpresent or never."""
@@ -121,7 +124,8 @@ def uuid_of(box: Container) -> UUID:
 async def find(session: AsyncSession, ident: str, *, own_project: str | None = None, lock: bool = False) -> Container:
     """By uuid or name, in the session's scope.
 
-    An administrator's session sees all projects; then a name means the one in `own_project` first.
+    An administrator's session sees all projects; then a name means the one in `own_project` first. A capsule's member
+    is found by its uuid only, and not with `lock`: nothing but its capsule changes it.
     Raises NotFound, or Conflict when several have the name.
     """
     query = select(Container)
@@ -130,7 +134,7 @@ async def find(session: AsyncSession, ident: str, *, own_project: str | None = N
     try:
         query = query.where(Container.uuid == str(UUID(ident)))
     except ValueError:
-        query = query.where(Container.name == ident).limit(1000)
+        query = query.where(Container.name == ident, STANDALONE).limit(1000)
     rows = (await session.exec(query)).all()
     if len(rows) > 1:
         rows = [row for row in rows if row.project_id == own_project] or rows
@@ -138,7 +142,15 @@ async def find(session: AsyncSession, ident: str, *, own_project: str | None = N
         raise NotFound(f"Container {ident} could not be found.", code="container-not-found")
     if len(rows) > 1:
         raise Conflict("Multiple containers exist with same name. Please use the container uuid instead.")
+    if lock:
+        check_own(rows[0])
     return rows[0]
+
+
+def check_own(box: Container) -> None:
+    """Raises Conflict for a capsule's member: it can be looked into, and only its capsule changes it."""
+    if box.capsule_id is not None:
+        raise Conflict(f"Container {box.uuid} is a member of capsule {box.capsule_id}: change or delete the capsule")
 
 
 def check_state(box: Container, verb: str) -> None:
@@ -235,6 +247,7 @@ def spec_of(box: Container, network: str | None, settings: Settings) -> Containe
         privileged=box.privileged,
         runtime=box.runtime,
         network=network,
+        group=UUID(box.capsule_id) if box.capsule_id else None,
     )
 
 

@@ -148,7 +148,39 @@ _LINKS = {
         {"href": f"http://127.0.0.1:9517/registries/{_UUID}", "rel": "bookmark"},
     ]
 }
+_MEMBER = {key: value for key, value in CONTAINER.items() if key != "links"} | {
+    "name": "capsule-demo-nu-6",
+    "image_driver": None,
+    "restart_policy": {"MaximumRetryCount": "0", "Name": "always"},
+    "addresses": {},
+    "hostname": None,
+}
+_CAPSULE = {
+    "uuid": _UUID,
+    "links": [
+        {"href": f"http://127.0.0.1:9517/v1/capsules/{_UUID}", "rel": "self"},
+        {"href": f"http://127.0.0.1:9517/capsules/{_UUID}", "rel": "bookmark"},
+    ],
+    "user_id": _USER,
+    "project_id": _PROJECT,
+    "name": "demo",
+    "labels": {"app": "web"},
+    "annotations": None,
+    "status": "Running",
+    "status_reason": None,
+    "restart_policy": {"MaximumRetryCount": "0", "Name": "always"},
+    "cpu": 0.5,
+    "memory": "64",
+    "addresses": CONTAINER["addresses"],
+    "containers": [_MEMBER],
+    "init_containers": [],
+    "created_at": "2026-01-31 09:05:07.123456",
+    "updated_at": "2026-01-31 09:05:08.200317",
+}
 EXAMPLES: Mapping[str, Any] = {
+    "list_capsules": {"capsules": [_CAPSULE], "next": None},
+    "create_capsule": _CAPSULE | {"status": "Creating", "addresses": None, "updated_at": None},
+    "show_capsule": _CAPSULE,
     "healthcheck": {"detailed": False, "reasons": ["OK"]},
     "list_containers": {"containers": [{k: v for k, v in CONTAINER.items() if k != "links"}], "next": None},
     "create_container": _FRESH,

@@ -153,10 +153,11 @@ def _unstorable(scope: Scope, body: bytes) -> str | None:
         content = json.loads(body)
     except (ValueError, RecursionError):
         return None  # to be refused as malformed
-    return _unstorable_in(content)
+    return unstorable(content)
 
 
-def _unstorable_in(content: Any) -> str | None:
+def unstorable(content: Any) -> str | None:
+    """The field of a decoded body whose text no database can store; None when there is none."""
     waiting = [("body", content)]
     while waiting:
         where, value = waiting.pop()

@@ -9,6 +9,7 @@ newer outcome with an older look.
 import asyncio
 from collections.abc import Callable, Sequence
 from enum import Enum
+from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import structlog
@@ -16,12 +17,12 @@ from sqlalchemy import delete
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import actions, containers
+from app import actions, capsules, containers
 from app.actions import SYSTEM, Again, Job, Outcome, step
 from app.backends.engine import ContainerEngine, Seen, State, Watches
 from app.db import EVERYTHING, Database
 from app.errors import EngineError
-from app.models import UNFINISHED, Action, ActionState, Container, Status
+from app.models import UNFINISHED, Action, ActionState, Capsule, Container, Status
 from app.settings import Settings
 
 log = structlog.get_logger("caisson.observe")
@@ -109,36 +110,79 @@ async def _catch_up(engine: ContainerEngine, database: Database, settings: Setti
 
 
 async def refresh(engine: ContainerEngine, database: Database, settings: Settings, uuid: UUID) -> Looked:
-    """Look at one container and store what changed."""
+    """Look at one container and store what changed; the uuid may also be that of a capsule, which is its sandbox's."""
     async with database.reading(EVERYTHING) as session:
         row = (await session.exec(select(Container).where(Container.uuid == str(uuid)))).one_or_none()
-        if row is None:
-            return Looked.SETTLED
-        if await actions.unfinished(session, [row.uuid]):
+        if row is not None and await actions.unfinished(session, _holders(row)):
             return Looked.BUSY
+    if row is None:
+        return await refresh_capsule(engine, database, settings, str(uuid))
     seen = await engine.find(uuid)
-    if seen is not None and _same(row, seen):
+    if seen is None or not _same(row, seen):
+        async with database.transaction(EVERYTHING) as session:
+            looked = await _store(session, settings, row, seen)
+        if looked is not Looked.SETTLED:
+            return looked
+    if row.capsule_id is not None:
+        return await refresh_capsule(engine, database, settings, row.capsule_id)
+    return Looked.SETTLED
+
+
+async def refresh_capsule(engine: ContainerEngine, database: Database, settings: Settings, uuid: str) -> Looked:
+    """Look at a capsule's sandbox, and let the capsule follow it and the rows of its members."""
+    async with database.reading(EVERYTHING) as session:
+        capsule = (await session.exec(select(Capsule).where(Capsule.uuid == uuid))).one_or_none()
+        if capsule is None:
+            return Looked.SETTLED
+        boxes = await capsules.members(session, [uuid])
+        if await actions.unfinished(session, [uuid]):
+            return Looked.BUSY
+    if capsule.engine_ref is None and capsule.status == Status.ERROR:
+        return Looked.SETTLED  # it was never made, or is lost: nothing that is seen now mends it
+    sandbox = await engine.find(UUID(uuid))
+    changes = capsules.changes_of(capsule, boxes, sandbox)
+    if all(getattr(capsule, name) == value for name, value in changes.items()):
         return Looked.SETTLED
     async with database.transaction(EVERYTHING) as session:
-        return await _store(session, settings, row, seen)
+        query = select(Capsule).where(Capsule.uuid == uuid).with_for_update()
+        row = (await session.exec(query)).one_or_none()
+        if row is None:
+            return Looked.SETTLED
+        if row.revision != capsule.revision or await actions.unfinished(session, [uuid]):
+            return Looked.BUSY
+        if capsules.heals(row, boxes, sandbox):
+            await capsules.heal(session, row, settings)
+            return Looked.SUBMITTED
+        row.updated_at = await actions.clock(session)  # before the rest: asking writes what has changed so far
+        for name, value in changes.items():
+            setattr(row, name, value)
+    return Looked.SETTLED
+
+
+def _holders(row: Container) -> list[str]:
+    """The resources whose actions change a row: itself, or its capsule."""
+    return [row.uuid] if row.capsule_id is None else [row.uuid, row.capsule_id]
 
 
 async def compare(engine: ContainerEngine, database: Database, settings: Settings) -> int:
     """Compare all rows with all that the engine shows. Returns how many rows changed; removes true orphans."""
     async with database.reading(EVERYTHING) as session:
         rows = (await session.exec(select(Container).where(Container.backend == engine.name))).all()
+        known = set((await session.exec(select(Capsule.uuid).where(Capsule.backend == engine.name))).all())
         busy = await actions.unfinished(session)
     shown = {str(seen.uuid): seen for seen in await engine.find_all()}
     changed = 0
     for row in rows:
-        if row.uuid in busy:
+        if busy.intersection(_holders(row)):
             continue
         seen = shown.get(row.uuid) or await engine.find(UUID(row.uuid))
         if seen is None or not _same(row, seen):
             async with database.transaction(EVERYTHING) as session:
                 await _store(session, settings, row, seen)
             changed += 1
-    known = {row.uuid for row in rows}
+    for uuid in known - busy:
+        await refresh_capsule(engine, database, settings, uuid)
+    known |= {row.uuid for row in rows}
     await _sweep(engine, database, [seen for uuid, seen in shown.items() if uuid not in known])
     return changed
 
@@ -158,13 +202,13 @@ async def prune(job: Job) -> Outcome:
     """Forget finished actions of resources that are gone, after `history_days`."""
     async with job.database.transaction(EVERYTHING) as session:
         before = await actions.clock(session) - job.settings.history_days * 86400
-        living = select(Container.uuid)
         await session.exec(
             delete(Action)
             .where(
                 col(Action.finished_at) < before,
                 col(Action.state).not_in(UNFINISHED),
-                col(Action.resource_id).not_in(living),
+                col(Action.resource_id).not_in(select(Container.uuid)),
+                col(Action.resource_id).not_in(select(Capsule.uuid)),
             )
             .execution_options(synchronize_session=False)
         )
@@ -177,11 +221,11 @@ async def _store(session: AsyncSession, settings: Settings, before: Container, s
     row = (await session.exec(query)).one_or_none()
     if row is None:
         return Looked.SETTLED
-    if row.revision != before.revision or await actions.unfinished(session, [row.uuid]):
+    if row.revision != before.revision or await actions.unfinished(session, _holders(row)):
         return Looked.BUSY
     if seen is None:
         return await _missing(session, settings, row)
-    changes = containers.changes_of(row, seen)
+    changes = _changes(row, seen)
     if any(getattr(row, name) != value for name, value in changes.items()):
         row.updated_at = await actions.clock(session)  # before the rest: asking writes what has changed so far
         for name, value in changes.items():
@@ -214,16 +258,25 @@ async def _missing(session: AsyncSession, settings: Settings, row: Container) ->
 def _same(row: Container, seen: Seen) -> bool:
     if row.auto_remove and seen.state == State.EXITED:
         return False
-    return all(getattr(row, name) == value for name, value in containers.changes_of(row, seen).items())
+    return all(getattr(row, name) == value for name, value in _changes(row, seen).items())
+
+
+def _changes(row: Container, seen: Seen) -> dict[str, Any]:
+    return containers.changes_of(row, seen) if row.capsule_id is None else capsules.member_changes(row, seen)
 
 
 async def _sweep(engine: ContainerEngine, database: Database, strays: Sequence[Seen]) -> None:
-    """Engine objects without a row: removed when the log holds their finished delete, otherwise reported."""
+    """Engine objects without a row: removed when the log holds their finished delete, otherwise reported.
+
+    Of a capsule's members that is the capsule's.
+    """
     if not strays:
         return
-    uuids = [str(seen.uuid) for seen in strays]
+    uuids = [str(seen.group or seen.uuid) for seen in strays]
     async with database.reading(EVERYTHING) as session:
-        living = set((await session.exec(select(Container.uuid).where(col(Container.uuid).in_(uuids)))).all())
+        living: set[str] = set()
+        for kind in (Container, Capsule):
+            living |= set((await session.exec(select(kind.uuid).where(col(kind.uuid).in_(uuids)))).all())
         deleted = set(
             (
                 await session.exec(
@@ -234,7 +287,7 @@ async def _sweep(engine: ContainerEngine, database: Database, strays: Sequence[S
             ).all()
         )
     for seen in strays:
-        uuid = str(seen.uuid)
+        uuid = str(seen.group or seen.uuid)
         if uuid in living:
             continue
         if uuid in deleted:

@@ -164,10 +164,11 @@ class Tx:
 class Allow:
     """The dependency that `allow` makes; a test walks all routes and looks for it."""
 
-    def __init__(self, rule: str, on_request: str | None, always: str | None) -> None:
+    def __init__(self, rule: str, on_request: str | None, always: str | None, refuses: bool) -> None:
         self.rule = rule
         self.on_request = on_request
         self.always = always
+        self.refuses = refuses
 
     async def __call__(self, request: Request) -> Tx:
         """Check the rule and choose the scope."""
@@ -180,8 +181,10 @@ class Allow:
             policy.require(self.rule, caller)
             wants_all = truth("all_projects", request.query_params.get("all_projects", ""))
             if self.on_request is not None and wants_all:
-                policy.require(self.on_request, caller)
-                scope = EVERYTHING
+                if self.refuses:
+                    policy.require(self.on_request, caller)
+                if policy.permits(self.on_request, caller):
+                    scope = EVERYTHING
             elif self.always is not None and policy.permits(self.always, caller):
                 scope = EVERYTHING
         except Forbidden as error:
@@ -189,13 +192,14 @@ class Allow:
         return Tx(caller, policy, gateway.database, scope, denied)
 
 
-def allow(rule: str, *, all_projects: str | None = None, any_project: str | None = None) -> Allow:
+def allow(rule: str, *, all_projects: str | None = None, any_project: str | None = None, refuses: bool = True) -> Allow:
     """Check `rule`; the session then sees the caller's project.
 
     `all_projects` names the rule that must hold as well when the query asks for all projects. `any_project` names the
-    rule whose holders always see every project: single objects, for administrators (zun-api, section 5.1).
+    rule whose holders always see every project: single objects, for administrators (zun-api, section 5.1). With
+    `refuses` false, who asks for all projects without that rule gets the own one, where Zun is so.
     """
-    return Allow(rule, all_projects, any_project)
+    return Allow(rule, all_projects, any_project, refuses)
 
 
 def truth(name: str, value: str) -> bool:

@@ -36,6 +36,7 @@ from app.backends.engine import (
 )
 from app.errors import EngineError, Gone, Refused, RegistryDown, Taken, Unavailable
 from tests.fake_changes import FakeChanges, Files, basic_files, check_limits
+from tests.fake_groups import FakeGroups
 
 CPUS = 2
 MEMORY = 16 * 1024  # MiB
@@ -70,7 +71,7 @@ class Box:
         return [*self.seen.entrypoint, *self.seen.command]
 
 
-class FakeEngine(FakeChanges):
+class FakeEngine(FakeChanges, FakeGroups):
     """A container engine in memory, with every ability.
 
     Attributes:
@@ -201,6 +202,8 @@ class FakeEngine(FakeChanges):
                 image = self._images.get(_full(spec.image))
                 if image is None:
                     raise Gone(f"No such image: {spec.image}")
+                if spec.group is not None:
+                    self._sandbox(spec.group)
                 self._boxes[uuid] = self._make(uuid, spec, image)
                 self._tell(uuid, "create")
             return self._shown(self._boxes[uuid])
@@ -411,7 +414,10 @@ class FakeEngine(FakeChanges):
             runtime=spec.runtime or "runc",
             ports=tuple(sorted({port.number for port in spec.ports})),
             health="starting" if spec.healthcheck else None,
+            group=spec.group,
         )
+        if spec.group is not None:
+            seen = self._join(seen, spec.group)
         return Box(spec, seen, files=dict(self._committed.get(_full(spec.image)) or basic_files()))
 
     def _run(self, box: Box) -> None:
@@ -422,6 +428,8 @@ class FakeEngine(FakeChanges):
             raise Refused(reason)
         if network is not None and network not in self._networks.values():
             raise Gone(f"network {network} not found")
+        if box.seen.joined is not None:
+            self._check_joined(box.seen.joined)
         for port in box.spec.ports:
             if port.host_port and port.host_port in self._published(box):
                 raise Taken(f"Bind for 127.0.0.1:{port.host_port} failed: port is already allocated")

@@ -20,8 +20,10 @@ from typing import Any
 from uuid import UUID
 
 from app.backends import docker_shapes as shapes
+from app.backends import sandbox
 from app.backends.docker_calls import Calls, container_path, find_url, next_chunk
 from app.backends.docker_changes import DockerChanges
+from app.backends.docker_groups import DockerGroups
 from app.backends.engine import (
     Ability,
     ContainerEngine,
@@ -52,7 +54,7 @@ def make(name: str, backend: BackendSettings, settings: Settings) -> ContainerEn
     return DockerEngine(name, backend, settings)
 
 
-class DockerEngine(DockerChanges):
+class DockerEngine(DockerChanges, DockerGroups):
     """A Docker daemon, on this host or on another.
 
     Attributes:
@@ -87,7 +89,8 @@ class DockerEngine(DockerChanges):
             mounts = _text("/proc/self/mountinfo")
             disk = _gib(document.get("DockerRootDir", ""))
         quota = {Ability.DISK_QUOTA} if shapes.limits_disk(document, mounts) else set()
-        self.abilities = self.abilities - {Ability.DISK_QUOTA} | quota
+        groups = {Ability.GROUP} if document.get("Architecture", "") in sandbox.ARCHITECTURES else set()
+        self.abilities = self.abilities - {Ability.DISK_QUOTA, Ability.GROUP} | quota | groups
         return shapes.engine_info(document, session.client.api_version.removeprefix("v"), disk)
 
     async def close(self) -> None:
@@ -129,7 +132,12 @@ class DockerEngine(DockerChanges):
         """
         if spec.disk and Ability.DISK_QUOTA not in self.abilities:
             raise Refused("disk: the engine's storage driver cannot limit the disk of a container")
-        body = shapes.create_body(uuid, spec, self._settings.log_max_mib, self._settings.publish_address)
+        joined = None if spec.group is None else await self._sandbox(spec.group)
+        body = shapes.create_body(uuid, spec, self._settings.log_max_mib, self._settings.publish_address, joined)
+        return await self._make(uuid, body)
+
+    async def _make(self, uuid: UUID, body: Mapping[str, Any]) -> Seen:
+        """Make a container of this body, or return ours of this uuid that is there."""
         name = shapes.container_name(uuid)
         deadline = time.monotonic() + NAME_SECONDS
         while True:
@@ -222,6 +230,8 @@ class DockerEngine(DockerChanges):
             return None
         await self.remove(ref, force=True)
         body = {**document["Config"], "HostConfig": document["HostConfig"]}
+        if seen.joined is not None:
+            body = shapes.without_network(body)
         name = {"name": shapes.container_name(seen.uuid)}
         made = await self.calls.call("POST", "containers/create", name, body=body)
         return str(made["Id"])

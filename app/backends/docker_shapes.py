@@ -18,6 +18,7 @@ from app.backends.engine import (
     ContainerSpec,
     EngineEvent,
     EngineInfo,
+    GroupSpec,
     ImageFound,
     ImageSeen,
     Port,
@@ -32,6 +33,7 @@ Document = Mapping[str, Any]
 LABEL_PREFIX = "caisson."
 LABEL_UUID = "caisson.uuid"
 LABEL_PROJECT = "caisson.project"
+LABEL_GROUP = "caisson.group"
 
 OLDEST_API, NEWEST_API = (1, 40), (1, 51)
 
@@ -66,8 +68,13 @@ def network_name(project_id: str) -> str:
     return f"caisson-{hashlib.sha256(project_id.encode()).hexdigest()[:32]}"
 
 
-def create_body(uuid: UUID, spec: ContainerSpec, log_max_mib: int, publish_address: str) -> dict[str, Any]:
-    """The body of Docker's create call. Raises Refused for a label that would pass as ours."""
+def create_body(
+    uuid: UUID, spec: ContainerSpec, log_max_mib: int, publish_address: str, sandbox: str | None = None
+) -> dict[str, Any]:
+    """The body of Docker's create call; a group's member joins `sandbox`, a ref.
+
+    Raises Refused for a label that would pass as ours.
+    """
     for key in spec.labels:
         if key.startswith(LABEL_PREFIX):
             raise Refused(f"label {key!r}: labels that start with {LABEL_PREFIX!r} belong to Caisson")
@@ -88,6 +95,10 @@ def create_body(uuid: UUID, spec: ContainerSpec, log_max_mib: int, publish_addre
         body["WorkingDir"] = spec.workdir
     if spec.hostname:
         body["Hostname"] = spec.hostname
+    if sandbox is not None:
+        body["Labels"][LABEL_GROUP] = str(spec.group)
+        body["HostConfig"] |= {"NetworkMode": f"container:{sandbox}", "IpcMode": f"container:{sandbox}"}
+        body = without_network(body)
     if check := spec.healthcheck:
         body["Healthcheck"] = {
             "Test": ["CMD-SHELL", check.command],
@@ -124,6 +135,31 @@ def _host_config(spec: ContainerSpec, log_max_mib: int, publish_address: str) ->
     if published:
         config["PortBindings"] = published
     return config
+
+
+def without_network(body: Document) -> dict[str, Any]:
+    """A create body as Docker takes it for a container that joins another's network: name and ports are the other's."""
+    host = {key: value for key, value in body["HostConfig"].items() if key != "PortBindings"}
+    return {key: value for key, value in body.items() if key not in ("Hostname", "ExposedPorts")} | {"HostConfig": host}
+
+
+def sandbox_body(uuid: UUID, spec: GroupSpec, image: str, publish_address: str) -> dict[str, Any]:
+    """The body of Docker's create call for a group's sandbox, which may do nothing but wait."""
+    body = create_body(
+        uuid,
+        ContainerSpec(spec.project_id, image, hostname=spec.hostname, network=spec.network, ports=spec.ports),
+        1,
+        publish_address,
+    )
+    body["HostConfig"] |= {
+        "IpcMode": "shareable",
+        "CapAdd": [],
+        "ReadonlyRootfs": True,
+        "PidsLimit": 4,
+        # With the engine's host it comes back; what it held is made anew then.
+        "RestartPolicy": {"Name": "unless-stopped", "MaximumRetryCount": 0},
+    }
+    return body
 
 
 def _port_key(port: Port) -> str:
@@ -166,7 +202,13 @@ def seen(document: Document) -> Seen | None:
         ports=_numbers(config.get("ExposedPorts")),
         addresses=tuple(_addresses(document["NetworkSettings"].get("Networks") or {})),
         health=_health(state.get("Health")),
+        group=_uuid(labels.get(LABEL_GROUP)),
+        joined=_joined(document["HostConfig"].get("NetworkMode") or ""),
     )
+
+
+def _joined(network: str) -> str | None:
+    return network.removeprefix("container:") if network.startswith("container:") else None
 
 
 def _uuid(text: object) -> UUID | None:

@@ -32,6 +32,7 @@ class Ability(StrEnum):
     DISK_QUOTA = "disk_quota"
     COMMIT = "commit"
     COPY = "copy"
+    GROUP = "group"
 
 
 class State(StrEnum):
@@ -97,6 +98,17 @@ class ContainerSpec:
     privileged: bool = False
     runtime: str | None = None
     network: str | None = None  # a name from `ensure_network`; None is no network at all
+    group: UUID | None = None  # joins the namespaces of this group's sandbox, and has no network of its own
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSpec:
+    """A wish for a group's sandbox: its network, and the ports that its members publish on the host."""
+
+    project_id: str
+    hostname: str | None = None
+    network: str | None = None
+    ports: Sequence[Port] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +141,8 @@ class Seen:
     ports: Sequence[int] = ()
     addresses: Sequence[Address] = ()
     health: str | None = None  # healthy, unhealthy, starting; None without a health check
+    group: UUID | None = None  # the group that it is a member of
+    joined: str | None = None  # the ref of the sandbox whose namespaces it shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,6 +424,19 @@ class Copies(Protocol):
         ...
 
 
+@runtime_checkable
+class Groups(Protocol):
+    """Ability GROUP: containers that share a network and talk over 127.0.0.1, as one created with `group` does.
+
+    A sandbox holds the shared namespaces. It is a container like others to `find`, `start` and `remove`, under the
+    group's uuid. A member starts only while the sandbox runs; one that was made for another sandbox never does.
+    """
+
+    async def create_group(self, uuid: UUID, spec: GroupSpec) -> Seen:
+        """Make the group's sandbox, or return the one that is there; it is not started. Needs no registry."""
+        ...
+
+
 PROTOCOLS: Mapping[Ability, type] = {
     Ability.PAUSE: Pauses,
     Ability.KILL: Kills,
@@ -421,4 +448,5 @@ PROTOCOLS: Mapping[Ability, type] = {
     Ability.UPDATE: Updates,
     Ability.COMMIT: Commits,
     Ability.COPY: Copies,
+    Ability.GROUP: Groups,
 }

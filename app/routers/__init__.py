@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.routers import container_actions, container_changes, containers, images, root
+from app.routers import capsules, container_actions, container_changes, containers, images, root
 
 
 def container_api() -> list[APIRouter]:
@@ -12,6 +12,7 @@ def container_api() -> list[APIRouter]:
         containers.router,
         container_actions.router,
         container_changes.router,
+        capsules.router,
         images.router,
         images.registries,
     ]

@@ -194,7 +194,7 @@ async def list_containers(
     sort_key, sort_dir. `all_projects` is for administrators.
     """
     listed = page(request, Container, containers.COLUMNS, FILTERS)
-    where = [_filter(request, tx, name) for name in FILTERS if name in request.query_params]
+    where = [containers.STANDALONE, *(_filter(request, tx, name) for name in FILTERS if name in request.query_params)]
     hidden = tx.policy.hidden(tx.caller)
 
     async def render(session: Reading) -> Answer:

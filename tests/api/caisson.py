@@ -22,7 +22,7 @@ from app.db import EVERYTHING, in_transaction
 from app.gateway import Gateway
 from app.identity import ROLE_IDS
 from app.main import create_app
-from app.models import Action, Container, Image, Registry
+from app.models import Action, Capsule, Container, Image, Registry
 from app.settings import IdentitySettings, Settings
 from tests.fake import FakeEngine
 
@@ -31,7 +31,7 @@ PATIENCE = 15.0  # seconds until a wait fails; nothing is asserted about how lon
 BUSY = "busybox"  # an image that the engine holds, whose command is a shell
 PEOPLE = {"member": ("alpha", "member"), "reader": ("alpha", "reader"), "foreign": ("beta", "member")}
 """Who: their project and role. Beside them there is ``admin``, of a third project."""
-Row = TypeVar("Row", Action, Container, Image, Registry)
+Row = TypeVar("Row", Action, Capsule, Container, Image, Registry)
 
 
 class StrictEngine(FakeEngine):
@@ -207,7 +207,7 @@ class Caisson:
         """What was refused leaves no row, no action and no engine object."""
         projects = set(self._projects.values())
         stored: list[Any] = []
-        for kind in (Container, Image, Registry, Action):
+        for kind in (Container, Capsule, Image, Registry, Action):
             stored += await self.running.rows(kind)
         assert not [row for row in stored if row.project_id in projects]
         assert not [seen for seen in await self.engine.find_all() if seen.project_id in projects]

@@ -10,6 +10,7 @@ from starlette.routing import Mount
 
 from app.policy import RULES, Allow, Who
 from tests.api.caisson import BUSY, Caisson, Running, eventually
+from tests.api.capsule import made, template
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -41,6 +42,10 @@ SAMPLES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/v1/containers/{ident}/container_actions/{request_id}"): (
         "/v1/containers/{box}/container_actions/{request}", None,
     ),
+    ("GET", "/v1/capsules"): ("/v1/capsules", None),
+    ("POST", "/v1/capsules"): ("/v1/capsules", template(name="intruder")),
+    ("GET", "/v1/capsules/{ident}"): ("/v1/capsules/{capsule}", None),
+    ("DELETE", "/v1/capsules/{ident}"): ("/v1/capsules/{capsule}", None),
     ("GET", "/v1/images"): ("/v1/images", None),
     ("POST", "/v1/images"): ("/v1/images", {"repo": "lab/intruder", "host": "local-host"}),
     ("GET", "/v1/images/{name:path}/search"): ("/v1/images/x/search", None),
@@ -100,8 +105,11 @@ class Alpha:
         box = await self.caisson.show(self.things["box"], who="admin")
         registry = await self.caisson.ok("GET", f"/v1/registries/{self.things['registry']}", who="admin")
         image = await self.caisson.ok("GET", f"/v1/images/{self.things['image']}", who="admin")
-        actions = [(action.verb, action.state) for action in await self.caisson.actions(self.things["box"])]
-        return {k: v for k, v in box.items() if k != "status_detail"}, registry, image, actions
+        capsule = await self.caisson.ok("GET", f"/v1/capsules/{self.things['capsule']}", who="admin")
+        del capsule["containers"][0]["status_detail"]
+        held = self.things["box"], self.things["capsule"]
+        actions = [(action.verb, action.state) for uuid in held for action in await self.caisson.actions(uuid)]
+        return {k: v for k, v in box.items() if k != "status_detail"}, registry, image, capsule, actions
 
 
 async def alpha_of(caisson: Caisson) -> Alpha:
@@ -117,6 +125,7 @@ async def alpha_of(caisson: Caisson) -> Alpha:
 
     await eventually(pulled, lambda: "the image is not there")
     things = {"box": box["uuid"], "request": request, "registry": registry["registry"]["uuid"], "image": image}
+    things["capsule"] = (await made(caisson))["uuid"]
     return Alpha(caisson, things)
 
 
@@ -169,7 +178,7 @@ async def test_another_projects_things_do_not_exist(caisson: Caisson) -> None:
 async def test_lists_hold_nothing_of_another_project(caisson: Caisson) -> None:
     alpha = await alpha_of(caisson)
     project = await caisson.project("alpha")
-    for path in ("/v1/containers", "/v1/registries"):
+    for path in ("/v1/containers", "/v1/registries", "/v1/capsules"):
         for query in ("", f"?project_id={project}", "?name=alpha.example", "?all_projects=no"):
             answer = await caisson.ok("GET", path + query, who="foreign")
             assert answer[path.rpartition("/")[2]] == []

@@ -1,0 +1,64 @@
+"""Groups on Docker: a sandbox container holds the network and IPC namespaces, members join them.
+
+That is what Docker itself offers for sharing (``container:<id>``). The sandbox's image is our own, see
+``app.backends.sandbox``.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from app.backends import docker_shapes as shapes
+from app.backends import sandbox
+from app.backends.docker_calls import Calls
+from app.backends.engine import GroupSpec, Seen
+from app.errors import EngineBug, Gone, Refused
+from app.settings import Settings
+
+
+class DockerGroups:
+    """Ability GROUP of a Docker engine."""
+
+    calls: Calls
+    _settings: Settings
+
+    async def create_group(self, uuid: UUID, spec: GroupSpec) -> Seen:
+        """Make the group's sandbox, or return the one that is there; it is not started.
+
+        Raises Refused when there is no program for the host's architecture.
+        """
+        image = await self._sandbox_image()
+        return await self._make(uuid, shapes.sandbox_body(uuid, spec, image, self._settings.publish_address))
+
+    async def _sandbox(self, group: UUID) -> str:
+        """The ref of a group's sandbox. Raises Gone when there is none."""
+        document = await self._inspect(shapes.container_name(group))
+        seen = shapes.seen(document) if document else None
+        if seen is None or seen.uuid != group:
+            raise Gone(f"the sandbox of group {group} is gone")
+        return seen.ref
+
+    async def _sandbox_image(self) -> str:
+        """The sandbox's image, loaded unless the engine has it: by name and content, for anybody may give a name."""
+        host = (await self.calls.call("GET", "version")).get("Arch", "")
+        if host not in sandbox.ARCHITECTURES:
+            raise Refused(f"groups: there is no sandbox program for the architecture {host!r}")
+        name, ident, archive = sandbox.image(sandbox.ARCHITECTURES[host])
+        try:
+            if (await self.calls.call("GET", f"images/{name}/json"))["Id"] == ident:
+                return name
+        except Gone:
+            pass
+        query, headers = {"quiet": "true"}, {"Content-Type": "application/x-tar"}
+        async with self.calls.reply("POST", "images/load", query, body=archive, headers=headers) as response:
+            for line in shapes.Lines().feed(await response.read() + b"\n"):
+                if "error" in line:
+                    raise EngineBug(f"the sandbox's image cannot be loaded: {json.dumps(line)[:200]}")
+        return name
+
+    async def _make(self, uuid: UUID, body: Mapping[str, Any]) -> Seen:
+        raise NotImplementedError
+
+    async def _inspect(self, name: str) -> dict[str, Any] | None:
+        raise NotImplementedError
