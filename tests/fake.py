@@ -24,7 +24,6 @@ from app.backends.engine import (
     ContainerSpec,
     EngineEvent,
     EngineInfo,
-    ExecResult,
     ImageFound,
     ImageSeen,
     LogOptions,
@@ -37,12 +36,12 @@ from app.backends.engine import (
 from app.errors import EngineError, Gone, Refused, RegistryDown, Taken, Unavailable
 from tests.fake_changes import FakeChanges, Files, basic_files, check_limits
 from tests.fake_groups import FakeGroups
+from tests.fake_streams import PROGRAMS, FakeStreams, Process, not_found, play
 
 CPUS = 2
 MEMORY = 16 * 1024  # MiB
 MIB = 1024 * 1024
 LIVING = (State.RUNNING, State.PAUSED)
-PROGRAMS = frozenset({"true", "false", "echo", "sh", "/bin/sh", "sleep", "cat", "ping", "httpd"})
 WORD = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
 REFERENCE = re.compile(rf"(?:[A-Za-z0-9][A-Za-z0-9.-]*(?::\d+)?/)?{WORD}(?:/{WORD})*(?::[\w.-]+)?(?:@\w+:[0-9a-f]+)?")
 
@@ -65,13 +64,14 @@ class Box:
     log: list[Line] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     files: Files = field(default_factory=dict)
+    process: Process | None = None  # once somebody talks to it
 
     @property
     def command(self) -> Sequence[str]:
         return [*self.seen.entrypoint, *self.seen.command]
 
 
-class FakeEngine(FakeChanges, FakeGroups):
+class FakeEngine(FakeChanges, FakeGroups, FakeStreams):
     """A container engine in memory, with every ability.
 
     Attributes:
@@ -89,6 +89,7 @@ class FakeEngine(FakeChanges, FakeGroups):
         self._committed: dict[str, Files] = {}
         self._registry: dict[str, tuple[ImageSeen, RegistryLogin | None]] = {}
         self._networks: dict[str, str] = {}
+        self.execs: dict[str, tuple[str, Process]] = {}
         self._failures: defaultdict[str, list[tuple[EngineError, bool]]] = defaultdict(list)
         self._delays: dict[str, tuple[float, bool]] = {}
         self._watchers: set[asyncio.Queue[EngineEvent]] = set()
@@ -282,21 +283,6 @@ class FakeEngine(FakeChanges, FakeGroups):
             box.changed.clear()
             await box.changed.wait()
 
-    async def execute(self, ref: str, command: Sequence[str], timeout: float) -> ExecResult:
-        async with self._verb("execute"):
-            box = self._living(ref)
-            if box.seen.state is State.PAUSED:
-                raise Taken(f"Container {ref} is paused, unpause the container before exec")
-            if not command:
-                raise Refused("No exec command specified")
-            if command[0] not in PROGRAMS:
-                return ExecResult(_not_found(command[0]).encode(), 126)
-            output, code = _play(command)
-            if code is None:
-                await asyncio.sleep(timeout)
-                raise Taken(f"the command did not end within {timeout:g} seconds")
-            return ExecResult(output, code)
-
     async def stats(self, ref: str) -> Stats:
         async with self._verb("stats"):
             box = self._living(ref)
@@ -423,7 +409,7 @@ class FakeEngine(FakeChanges, FakeGroups):
     def _run(self, box: Box) -> None:
         program, network = box.command[0], box.spec.network
         if program not in PROGRAMS:
-            reason = _not_found(program)
+            reason = not_found(program)
             box.seen = replace(box.seen, error=reason, exit_code=127)
             raise Refused(reason)
         if network is not None and network not in self._networks.values():
@@ -433,7 +419,7 @@ class FakeEngine(FakeChanges, FakeGroups):
         for port in box.spec.ports:
             if port.host_port and port.host_port in self._published(box):
                 raise Taken(f"Bind for 127.0.0.1:{port.host_port} failed: port is already allocated")
-        output, code = _play(box.command)
+        output, code = play(box.command)
         waits_for_input = program in ("sh", "/bin/sh", "cat") and len(box.command) == 1
         if waits_for_input and not (box.spec.interactive or box.spec.tty):
             code = 0
@@ -464,7 +450,9 @@ class FakeEngine(FakeChanges, FakeGroups):
     def _end(self, box: Box, code: int, *, oom_killed: bool = False) -> None:
         now = datetime.now(UTC)
         box.seen = replace(box.seen, state=State.EXITED, exit_code=code, oom_killed=oom_killed, finished_at=now)
+        box.process = None
         box.changed.set()
+        self.end_execs(box.seen.ref)
         self._tell(box.seen.uuid, "die")
 
     def _drop(self, box: Box) -> None:
@@ -505,25 +493,6 @@ def _image(command: Sequence[str], entrypoint: Sequence[str]) -> ImageSeen:
     return ImageSeen(f"sha256:{secrets.token_hex(32)}", MIB, tuple(command), tuple(entrypoint))
 
 
-def _play(command: Sequence[str]) -> tuple[bytes, int | None]:
-    """What a command prints, and its exit code: None when it runs on."""
-    script = command[2] if len(command) == 3 and command[0] in ("sh", "/bin/sh") else " ".join(command)
-    output, code = b"", None
-    for statement in script.split("; "):
-        word, _, rest = statement.partition(" ")
-        if word == "echo":
-            output, code = output + f"{rest}\n".encode(), 0
-        elif word in ("true", "false", "exit"):
-            code = int(rest or word == "false")
-        else:
-            return output, None
-    return output, code
-
-
 def _comes_back(spec: ContainerSpec, code: int) -> bool:
     policy = spec.restart.name
     return policy in ("always", "unless-stopped") or (policy == "on-failure" and code != 0)
-
-
-def _not_found(program: str) -> str:
-    return f'OCI runtime create failed: exec: "{program}": executable file not found in $PATH'

@@ -24,16 +24,15 @@ from app.backends import sandbox
 from app.backends.docker_calls import Calls, container_path, find_url, next_chunk
 from app.backends.docker_changes import DockerChanges
 from app.backends.docker_groups import DockerGroups
+from app.backends.docker_streams import DockerStreams
 from app.backends.engine import (
     Ability,
     ContainerEngine,
     ContainerSpec,
     EngineEvent,
     EngineInfo,
-    ExecResult,
     ImageFound,
     ImageSeen,
-    LogOptions,
     RegistryLogin,
     Seen,
     State,
@@ -45,7 +44,6 @@ from app.settings import BackendSettings, Settings
 
 __all__ = ["DockerEngine", "find_url", "make"]
 
-OUTPUT_LIMIT = 8 * shapes.MIB
 NAME_SECONDS = 10.0
 
 
@@ -54,7 +52,7 @@ def make(name: str, backend: BackendSettings, settings: Settings) -> ContainerEn
     return DockerEngine(name, backend, settings)
 
 
-class DockerEngine(DockerChanges, DockerGroups):
+class DockerEngine(DockerChanges, DockerGroups, DockerStreams):
     """A Docker daemon, on this host or on another.
 
     Attributes:
@@ -257,51 +255,6 @@ class DockerEngine(DockerChanges, DockerGroups):
         return document
 
     # Inside a container
-
-    async def logs(self, ref: str, options: LogOptions) -> AsyncIterator[bytes]:
-        """The log as raw bytes, in the order of writing; with `follow` until the container ends."""
-        document = await self.calls.call("GET", f"{container_path(ref)}/json")
-        frames = None if document["Config"]["Tty"] else shapes.Frames()
-        asked: dict[str, Any] = {
-            "stdout": options.stdout,
-            "stderr": options.stderr,
-            "timestamps": options.timestamps,
-            "follow": options.follow,
-            "tail": "all" if options.tail is None else options.tail,
-        }
-        if options.since is not None:
-            asked["since"] = f"{options.since:.9f}"
-        async with self.calls.reply("GET", f"{container_path(ref)}/logs", asked) as response:
-            # A follower waits for as long as the container is silent.
-            while chunk := await next_chunk(response, None if options.follow else self.calls.patience):
-                for content in [chunk] if frames is None else frames.feed(chunk):
-                    yield content
-
-    async def execute(self, ref: str, command: Sequence[str], timeout: float) -> ExecResult:
-        """Run a command to its end; an unknown one ends with 126 or 127 and the engine's words as output.
-
-        Raises Taken when the container does not run, and after `timeout` seconds: the command itself then runs on,
-        because the engine has no means to end it. Refused when it prints more than 8 MiB.
-        """
-        wish = {"AttachStdout": True, "AttachStderr": True, "Cmd": list(command)}
-        ident = (await self.calls.call("POST", f"{container_path(ref)}/exec", body=wish))["Id"]
-        frames, output = shapes.Frames(), bytearray()
-        try:
-            async with asyncio.timeout(timeout):
-                start = {"Detach": False, "Tty": False}
-                async with self.calls.reply("POST", f"exec/{ident}/start", body=start) as response:
-                    while chunk := await next_chunk(response, None):
-                        output += b"".join(frames.feed(chunk))
-                        if len(output) > OUTPUT_LIMIT:
-                            raise Refused(f"the command printed more than {OUTPUT_LIMIT} bytes")
-                while True:
-                    # The stream ends with the last writer, the record is complete a moment later.
-                    code = (await self.calls.call("GET", f"exec/{ident}/json"))["ExitCode"]
-                    if code is not None:
-                        return ExecResult(bytes(output), code)
-                    await asyncio.sleep(0.01)
-        except TimeoutError as error:
-            raise Taken(f"the command did not end within {timeout:g} seconds") from error
 
     async def stats(self, ref: str) -> Stats:
         """One measurement over a second. Raises Taken when the container does not run."""

@@ -11,6 +11,7 @@ Rules for engines, checked by ``tests/conformance``:
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -33,6 +34,7 @@ class Ability(StrEnum):
     COMMIT = "commit"
     COPY = "copy"
     GROUP = "group"
+    ATTACH = "attach"
 
 
 class State(StrEnum):
@@ -333,12 +335,62 @@ class Kills(Protocol):
         ...
 
 
+class Stream(Protocol):
+    """Both directions of a process: its output and errors merged, and its input. Neither is read ahead."""
+
+    async def read(self) -> bytes:
+        """What comes next, at most some 64 KiB of it; b"" when the process has ended. Raises Unavailable."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Hand over input. A process that takes none or has ended ignores it; `read` tells the end."""
+        ...
+
+
 @runtime_checkable
 class Execs(Protocol):
     """Ability EXEC."""
 
     async def execute(self, ref: str, command: Sequence[str], timeout: float) -> ExecResult:
         """Run a command to its end. Raises Taken when the container does not run, or after `timeout` seconds."""
+        ...
+
+    async def prepare_exec(self, ref: str, command: Sequence[str], interactive: bool) -> str:
+        """A command that `open_exec` starts; an interactive one with input and a terminal.
+
+        Returns its id: 64 hexadecimal digits. Raises Taken when the container does not run.
+        """
+        ...
+
+    def open_exec(self, ref: str, exec_id: str) -> AbstractAsyncContextManager[Stream]:
+        """Start a prepared command and talk to it until the block ends; it can be resized within.
+
+        Raises Gone when `ref` has no such exec, Taken when it was started before or the container does not run.
+        """
+        ...
+
+    async def resize_exec(self, ref: str, exec_id: str, height: int, width: int) -> None:
+        """Resize its terminal. Raises Gone when `ref` has no such exec, Taken when it has not started or has ended."""
+        ...
+
+    async def hang_up(self, ref: str, exec_id: str) -> None:
+        """Tell it that its terminal is gone, where the engine has the means; one that has ended is fine."""
+        ...
+
+
+@runtime_checkable
+class Attaches(Protocol):
+    """Ability ATTACH: the terminal of a container's own process."""
+
+    def attach(self, ref: str) -> AbstractAsyncContextManager[Stream]:
+        """Talk to it until the block ends, and leave it running. What it wrote before is not repeated.
+
+        Raises Taken when the container does not run.
+        """
+        ...
+
+    async def resize(self, ref: str, height: int, width: int) -> None:
+        """Resize the terminal; who has none ignores it. Raises Taken when the container does not run."""
         ...
 
 
@@ -449,4 +501,5 @@ PROTOCOLS: Mapping[Ability, type] = {
     Ability.COMMIT: Commits,
     Ability.COPY: Copies,
     Ability.GROUP: Groups,
+    Ability.ATTACH: Attaches,
 }
