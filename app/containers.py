@@ -156,7 +156,7 @@ def check_own(box: Container) -> None:
 def check_state(box: Container, verb: str) -> None:
     """Raises WrongState when the status does not allow `verb`."""
     if box.status not in ALLOWED[verb]:
-        shown = verb.partition("_")[0]
+        shown = "delete" if verb.startswith("delete_") else verb
         raise WrongState(f"Cannot {shown} container {box.uuid} in {box.status} state")
 
 

@@ -186,6 +186,11 @@ EXAMPLES: Mapping[str, Any] = {
     "create_container": _FRESH,
     "show_container": CONTAINER,
     **{f"{verb}_container": None for verb in ("start", "stop", "reboot", "pause", "unpause", "kill", "rebuild")},
+    "get_archive": {
+        "data": "ZXRjL21vdGQ…",
+        "stat": {"name": "motd", "size": 12, "mode": 420, "mtime": "2026-01-31T09:05:07Z", "linkTarget": ""},
+    },
+    "put_archive": None,
     **{f"{verb}_container": CONTAINER for verb in ("rename", "update", "resize")},
     "commit_container": {"uuid": _UUID},
     "container_logs": "PING 127.0.0.1 (127.0.0.1): 56 data bytes\n",

@@ -20,6 +20,9 @@ log = structlog.get_logger("caisson.gate")
 PREFIX = "container"
 """The path prefix under which the service catalogue lists the API (architecture, section 0, line 4)."""
 
+ARCHIVE = "/put_archive"
+"""How the path ends of what takes an archive: its body may be larger than others, and is not stored."""
+
 OUTSIDE = ("healthcheck", "identity", "docs", "openapi.json")
 """First path segments that are not Zun's."""
 
@@ -91,9 +94,11 @@ class Intake:
     """Reads a request's body whole before anything else looks at it, up to a limit, and refuses text that no database
     can store: NUL characters and halves of surrogate pairs, wherever they are."""
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, limit: int, archive_limit: int = 0) -> None:
         self.app = app
         self.limit = limit
+        # An archive comes in base64, or until 1.24 as text in which each of its many NUL characters takes six bytes.
+        self.archive_limit = limit + 2 * archive_limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. A body over the limit is answered with 413 and not read on."""
@@ -101,16 +106,19 @@ class Intake:
             await self.app(scope, receive, send)
             return
         body = b""
+        archive = scope["method"] == "POST" and scope["path"].endswith(ARCHIVE)
+        limit = self.archive_limit if archive else self.limit
         if {name for name, _ in scope["headers"]} & {b"content-length", b"transfer-encoding"}:
             try:
-                read = await self._read(receive)
+                read = await self._read(receive, limit)
             except TooLarge as error:
                 await render(scope, error)(scope, receive, send)
                 return
             if read is None:
                 return  # the client went away
             body = read
-        if scope["path"].startswith("/v1") and (where := _unstorable(scope, body)) is not None:
+        stored = b"" if archive else body
+        if scope["path"].startswith("/v1") and (where := _unstorable(scope, stored)) is not None:
             title = f"Invalid input for field '{where}'. Text must be Unicode in UTF-8, without the character NUL."
             await render(scope, Invalid(title, code="schema-validation-error"))(scope, receive, send)
             return
@@ -125,7 +133,7 @@ class Intake:
 
         await self.app(scope, replay, send)
 
-    async def _read(self, receive: Receive) -> bytes | None:
+    async def _read(self, receive: Receive, limit: int) -> bytes | None:
         body = bytearray()
         more = True
         while more:
@@ -134,8 +142,8 @@ class Intake:
                 return None
             body += message.get("body", b"")
             more = message.get("more_body", False)
-            if len(body) > self.limit:
-                raise TooLarge(f"The request body is larger than the limit of {self.limit} bytes.")
+            if len(body) > limit:
+                raise TooLarge(f"The request body is larger than the limit of {limit} bytes.")
         return bytes(body)
 
 

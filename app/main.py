@@ -75,7 +75,7 @@ def create_app(settings: Settings, engines: Engines | None = None) -> ASGIApp:
 
 
 def _layers(api: FastAPI, gateway: Gateway) -> ASGIApp:
-    limited = Intake(api, gateway.settings.max_body_bytes)
+    limited = Intake(api, gateway.settings.max_body_bytes, gateway.settings.max_archive_bytes)
     versioned = VersionMiddleware(limited, render)
     return Gate(AuthMiddleware(versioned, gateway.authenticator, is_public))
 

@@ -62,7 +62,9 @@ def _allowed(request: Request) -> str:
 def sentence(errors: list[dict[str, Any]]) -> str:
     """The first of pydantic's findings, in Zun's words: the field, the value, what it must be."""
     found = errors[0]
-    where = [str(part) for part in found["loc"] if part not in ("body", "query", "path")]
+    where = [str(part) for part in found["loc"]]
+    if where[:1] in (["body"], ["query"]) or (where[:1] == ["path"] and where[1:]):  # where it was, not what
+        where = where[1:]
     if where[-1:] == ["[key]"]:  # a key of a map: its value is the key, its name the map's
         where = where[:-2]
     field = where[-1] if where else "body"

@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     backends: dict[str, BackendSettings] = Field(default_factory=lambda: {"local": BackendSettings()})
 
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="A larger request body is refused with 413.")
+    max_archive_bytes: int = Field(
+        32 * 1024 * 1024, ge=1024, description="A larger archive is neither taken into a container nor out of one."
+    )
     page_limit: int = Field(1000, ge=1, description="Most rows in one page (Zun's api.max_limit).")
     execute_timeout: float = Field(15.0, gt=0, description="Seconds a synchronous exec may take before 409.")
 

@@ -39,7 +39,8 @@ class DockerChanges:
 
     async def stat(self, ref: str, path: str) -> PathStat:
         """What is at `path`. Raises Gone when nothing is."""
-        async with self.calls.reply("HEAD", f"{container_path(ref)}/archive", {"path": path}) as response:
+        # The head of the archive itself: an answer to HEAD would have no room for the reason when it is a refusal.
+        async with self.calls.reply("GET", f"{container_path(ref)}/archive", {"path": path}) as response:
             return _stat(response.headers["X-Docker-Container-Path-Stat"])
 
     async def get_archive(self, ref: str, path: str) -> AsyncIterator[bytes]:

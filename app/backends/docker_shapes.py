@@ -488,6 +488,7 @@ _SENTENCES: Sequence[tuple[type[EngineError], str]] = (
     (Gone, r"manifest unknown|manifest for .* not found|name unknown|does not exist|no such image|no such container"),
     (Gone, r"unable to find network"),
     (Refused, r"OCI runtime \w+ failed|failed to create shim|cannot mkdir|storage-opt|unknown runtime"),
+    (Refused, r"extraction point is not a directory|cannot overwrite |rootfs is marked read-only"),
     (Refused, r"^ps: |PID field|error running ps|cannot assign requested address"),
     (Refused, r"runc create failed|invalid signal|invalid reference format|invalid argument$"),
 )

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.routers import capsules, container_actions, container_changes, containers, images, root
+from app.routers import capsules, container_actions, container_archives, container_changes, containers, images, root
 
 
 def container_api() -> list[APIRouter]:
@@ -13,6 +13,7 @@ def container_api() -> list[APIRouter]:
         container_actions.router,
         container_changes.router,
         capsules.router,
+        container_archives.router,
         images.router,
         images.registries,
     ]

@@ -1,5 +1,6 @@
 """Tenancy and roles, on all routes there are: a route that is missing here fails a test."""
 
+import base64
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.routing import Mount
 
+from app.archives import one_file
 from app.policy import RULES, Allow, Who
 from tests.api.caisson import BUSY, Caisson, Running, eventually
 from tests.api.capsule import made, template
@@ -34,6 +36,10 @@ SAMPLES: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/v1/containers/{ident}/resize_container"): ("/v1/containers/{box}/resize_container", {"memory": 99}),
     ("POST", "/v1/containers/{ident}/rebuild"): ("/v1/containers/{box}/rebuild", None),
     ("POST", "/v1/containers/{ident}/commit"): ("/v1/containers/{box}/commit?repository=intruder", None),
+    ("GET", "/v1/containers/{ident}/get_archive"): ("/v1/containers/{box}/get_archive?path=/etc", None),
+    ("POST", "/v1/containers/{ident}/put_archive"): (
+        "/v1/containers/{box}/put_archive?path=/tmp", {"data": base64.b64encode(one_file("/intruder", b"")).decode()},
+    ),
     ("POST", "/v1/containers/{ident}/execute"): ("/v1/containers/{box}/execute?command=true", None),
     ("GET", "/v1/containers/{ident}/logs"): ("/v1/containers/{box}/logs", None),
     ("GET", "/v1/containers/{ident}/top"): ("/v1/containers/{box}/top", None),

@@ -1,5 +1,6 @@
 """Which verb is accepted in which status, and where it leads."""
 
+import base64
 from itertools import pairwise
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.archives import one_file
 from app.models import Status
 from tests.api.caisson import Caisson, error_of
 
@@ -24,8 +26,11 @@ ALLOWED = {  # zun-api, section 3.1, written down a second time
     "execute": "Running",
     "top": "Running",
     "stats": "Running",
+    "get_archive": "Created Paused Running Stopped",
+    "put_archive": "Created Paused Running Stopped",
 }
-READS = {"logs": "GET", "top": "GET", "stats": "GET", "execute": "POST"}
+READS = {"logs": "GET", "top": "GET", "stats": "GET", "execute": "POST", "get_archive": "GET", "put_archive": "POST"}
+QUERIES = {"execute": "?command=true", "get_archive": "?path=/tmp", "put_archive": "?path=/tmp"}
 DELETABLE = "Created Error Stopped Deleted Dead"
 DELETE = {
     "": DELETABLE,
@@ -56,8 +61,9 @@ async def test_reads(caisson: Caisson, verb: str) -> None:
     """The rows have no container in the engine, so that what is accepted ends in the engine's "no such container"."""
     for status in Status:
         box = await caisson.put(status=status, engine_ref="r" * 64)
-        query = "?command=true" if verb == "execute" else ""
-        answer = await caisson.call(READS[verb], f"/v1/containers/{box.uuid}/{verb}{query}")
+        path = f"/v1/containers/{box.uuid}/{verb}{QUERIES.get(verb, '')}"
+        body = {"data": base64.b64encode(one_file("a", b"")).decode()} if verb == "put_archive" else None
+        answer = await caisson.call(READS[verb], path, body)
         if status in ALLOWED[verb].split():
             assert "No such container" in error_of(answer, 409, "conflict")["title"]
         else:
