@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import actions, containers, images, names, networks
+from app import actions, containers, images, names, networks, quotas
 from app.actions import Asked, StepArgs
 from app.backends.engine import Ability, ContainerEngine, GroupSpec, Port, Seen, State
 from app.containers import DeleteArgs, check_ability
@@ -88,6 +88,15 @@ async def accept(
         await images.use_commit(session, box)
         if Ability.DISK_QUOTA not in engine.abilities:
             box.disk = 0
+    await quotas.consume(
+        session,
+        capsule.project_id,
+        settings,
+        containers=len(boxes),
+        cpu=sum(box.cpu or 0.0 for box in boxes),
+        memory=sum(box.memory or 0 for box in boxes),
+        disk=sum(box.disk or 0 for box in boxes),
+    )
     capsule.created_at = now = await actions.clock(session)
     session.add(capsule)
     for box in boxes:

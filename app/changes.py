@@ -6,7 +6,7 @@ import time
 from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import actions, containers, images
+from app import actions, containers, images, quotas
 from app.actions import Asked, StepArgs
 from app.db import Database, Scope
 from app.errors import Conflict, Invalid, Unavailable
@@ -68,6 +68,8 @@ async def update(
     if name not in (None, box.name):
         box.name = name
         await containers.check_name(session, box, settings)
+    growth = quotas.growth_of(box, limits.cpu, limits.memory)
+    await quotas.consume(session, box.project_id, settings, **growth)
     now = await actions.clock(session)
     if name is not None or auto_heal is not None:
         box.updated_at = now

@@ -12,7 +12,7 @@ from sqlalchemy import func
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import actions, images, names, networks
+from app import actions, images, names, networks, quotas
 from app.actions import Asked, StepArgs
 from app.backends.engine import (
     Ability,
@@ -181,6 +181,7 @@ async def accept(
     if not box.name:
         box.name = names.generate()
     await check_name(session, box, settings)
+    await quotas.consume(session, box.project_id, settings, containers=1, cpu=box.cpu, memory=box.memory, disk=box.disk)
     box.wanted_running = args.run
     box.created_at = now = await actions.clock(session)
     session.add(box)

@@ -177,7 +177,11 @@ _CAPSULE = {
     "created_at": "2026-01-31 09:05:07.123456",
     "updated_at": "2026-01-31 09:05:08.200317",
 }
+_QUOTAS = {"containers": 40, "memory": 51200, "disk": 100, "cpu": 20}
 EXAMPLES: Mapping[str, Any] = {
+    **{f"{operation}_quotas": _QUOTAS for operation in ("show", "show_default", "update")},
+    **{f"{operation}_quota_class": _QUOTAS for operation in ("show", "update")},
+    "delete_quotas": None,
     "list_capsules": {"capsules": [_CAPSULE], "next": None},
     "create_capsule": _CAPSULE | {"status": "Creating", "addresses": None, "updated_at": None},
     "show_capsule": _CAPSULE,

@@ -63,6 +63,15 @@ class IdentitySettings(Section):
     admin_password: SecretStr | None = Field(None, description="First start only; generated when absent.")
 
 
+class QuotaSettings(Section):
+    """What a project may have when no administrator says otherwise; -1 is no limit."""
+
+    containers: int = Field(40, ge=-1)
+    memory: int = Field(51200, ge=-1, description="MiB, of all containers together.")
+    disk: int = Field(100, ge=-1, description="GiB, of all containers together.")
+    cpu: int = Field(20, ge=-1, description="Cores, of all containers together.")
+
+
 class BackendSettings(Section):
     """One engine: `kind` names an entry point of the group ``app.backends``."""
 
@@ -114,6 +123,7 @@ class Settings(BaseSettings):
         description="Image policy when a request names none. With Keystone `always`, so that nobody runs another "
         "project's private image from the host's cache; with the embedded identity `ifnotpresent`.",
     )
+    quota: QuotaSettings = QuotaSettings()
     unique_container_name_scope: Literal["", "project", "global"] = ""
     availability_zone: str = "nova"
     publish_address: str = Field("127.0.0.1", description="Host address of published ports.")

@@ -80,6 +80,7 @@ def caisson(database_url: str | None = None) -> Iterator[Served]:
             "CAISSON_PORT": str(port),
             "CAISSON_DATA_DIR": folder,
             "CAISSON_IDENTITY__ADMIN_PASSWORD": PASSWORD,
+            **{f"CAISSON_QUOTA__{name}": "-1" for name in ("CONTAINERS", "MEMORY", "DISK", "CPU")},
         }
         if database_url:
             settings |= {"CAISSON_DATABASE_URL": database_url, "CAISSON_SECRET_KEY": PASSWORD}

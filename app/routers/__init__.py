@@ -2,7 +2,16 @@
 
 from fastapi import APIRouter
 
-from app.routers import capsules, container_actions, container_archives, container_changes, containers, images, root
+from app.routers import (
+    capsules,
+    container_actions,
+    container_archives,
+    container_changes,
+    containers,
+    images,
+    quotas,
+    root,
+)
 
 
 def container_api() -> list[APIRouter]:
@@ -16,4 +25,6 @@ def container_api() -> list[APIRouter]:
         container_archives.router,
         images.router,
         images.registries,
+        quotas.router,
+        quotas.classes,
     ]

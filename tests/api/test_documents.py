@@ -53,7 +53,7 @@ async def test_the_document_is_openapi_3_1(document: dict[str, Any]) -> None:
         for part in reference[2:].split("/"):
             found = found[part]
     for path, method, operation in operations(document):
-        assert method in {"GET", "POST", "PATCH", "DELETE"}
+        assert method in {"GET", "POST", "PUT", "PATCH", "DELETE"}
         assert operation["summary"]
         assert operation["description"]
         assert operation["responses"]
@@ -66,7 +66,7 @@ async def test_the_document_is_openapi_3_1(document: dict[str, Any]) -> None:
         assert all(parameter["schema"] for parameter in parameters)
         assert all(response["description"] for response in operation["responses"].values())
         if "requestBody" in operation:
-            assert method in {"POST", "PATCH"}
+            assert method in {"POST", "PUT", "PATCH"}
 
 
 async def test_every_route_is_described(document: dict[str, Any]) -> None:

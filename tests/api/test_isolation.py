@@ -62,6 +62,12 @@ SAMPLES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/v1/registries/{ident}"): ("/v1/registries/{registry}", None),
     ("PATCH", "/v1/registries/{ident}"): ("/v1/registries/{registry}", {"registry": {"username": "intruder"}}),
     ("DELETE", "/v1/registries/{ident}"): ("/v1/registries/{registry}", None),
+    ("GET", "/v1/quotas/{project}"): ("/v1/quotas/{project}", None),
+    ("GET", "/v1/quotas/{project}/defaults"): ("/v1/quotas/{project}/defaults", None),
+    ("PUT", "/v1/quotas/{project}"): ("/v1/quotas/{project}", {"containers": 1}),
+    ("DELETE", "/v1/quotas/{project}"): ("/v1/quotas/{project}", None),
+    ("GET", "/v1/quota_classes/{name}"): ("/v1/quota_classes/intruder", None),
+    ("PUT", "/v1/quota_classes/{name}"): ("/v1/quota_classes/intruder", {"containers": 1}),
 }  # fmt: skip
 OLD = {("POST", "/v1/containers/{ident}/rename"): "container 1.13"}
 """Versions to ask in, for what the newest does not have."""
@@ -132,6 +138,7 @@ async def alpha_of(caisson: Caisson) -> Alpha:
     await eventually(pulled, lambda: "the image is not there")
     things = {"box": box["uuid"], "request": request, "registry": registry["registry"]["uuid"], "image": image}
     things["capsule"] = (await made(caisson))["uuid"]
+    things["project"] = await caisson.project("alpha")
     return Alpha(caisson, things)
 
 
@@ -173,7 +180,13 @@ async def test_another_projects_things_do_not_exist(caisson: Caisson) -> None:
     for route in SAMPLES:
         status, text = await alpha.ask(route, "foreign")
         single = "{" in SAMPLES[route][0]
-        expected = {404, 403} if single and "images" in route[1] else {404} if single else {200, 201, 202, 403}
+        expected = (
+            {404, 403}
+            if single and ("images" in route[1] or "quotas" in route[1])
+            else {404}
+            if single
+            else {200, 201, 202, 403}
+        )
         assert status in expected, (route, text)
         known = {alpha.things[name] for name in ("request", "image")} | {await caisson.project("alpha")}
         assert not [thing for thing in known if thing in text], route

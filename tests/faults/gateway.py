@@ -144,7 +144,9 @@ class Gateway:
 
     async def start(self, **settings: Any) -> None:
         """Start the process and log in. `settings` hold for this start only."""
-        environment = {f"CAISSON_{key}": str(value) for key, value in {**self._settings, **settings}.items()}
+        unlimited = {f"QUOTA__{name}": -1 for name in ("CONTAINERS", "MEMORY", "DISK", "CPU")}
+        settings = {**unlimited, **self._settings, **settings}
+        environment = {f"CAISSON_{key}": str(value) for key, value in settings.items()}
         self._service = await asyncio.to_thread(
             self._stack.spawn,
             f"{self.folder.name}-process",

@@ -23,7 +23,7 @@ def _settings(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:
         annotation = str(field.annotation)
         if name == "backends":
             yield from _settings(BackendSettings, f"{variable}__LOCAL__")
-        elif "KeystoneSettings" in annotation or "IdentitySettings" in annotation:
+        elif re.search(r"app\.settings\.\w+Settings\b", annotation):
             section = next(
                 kind
                 for kind in (field.annotation, *getattr(field.annotation, "__args__", ()))
