@@ -277,7 +277,7 @@ async def test_restart_policies(caisson: Caisson, policy: dict[str, Any], shown:
         ({"cpu": ".5"}, {"cpu": 0.5}),
         ({"cpu": None, "memory": None, "disk": None}, {"cpu": 1.0, "memory": "512", "disk": 0}),
         ({"disk": 1}, {"disk": 1}),
-        ({"disk": "160"}, {"disk": 160}),
+        ({"disk": "100"}, {"disk": 100}),
         ({"name": "ab"}, {"name": "ab"}),
         ({"name": "n" * 255}, {"name": "n" * 255}),
         ({"name": "0._-"}, {"name": "0._-"}),
