@@ -56,9 +56,12 @@ class Gateway:
         Raises:
             CommandError: its exit code was not 0.
         """
+        return self.command("appcontainer", *verb.split(), *words, user=user, version=version)
+
+    def command(self, *words: str, user: str = "alpha-member", version: str | None = None) -> str:
+        """As `openstack`, for any of its commands."""
         options = [] if version is None else ["--os-container-api-version", version]
-        environment = self.keystone.environment(user, region=self.region)
-        return run([str(PROGRAM), *options, "appcontainer", *verb.split(), *words], environment)
+        return run([str(PROGRAM), *options, *words], self.keystone.environment(user, region=self.region))
 
     def openstack_json(self, verb: str, *words: str, user: str = "alpha-member", version: str | None = None) -> Any:
         """As `openstack`, with the answer as data."""
@@ -113,7 +116,7 @@ class Gateway:
         wait_until(reached, "what the gateway was asked for", 60)
 
     def clear(self) -> None:
-        """Deletes every container of every project that this gateway knows, and waits for that."""
+        """Deletes every capsule and container of every project that this gateway knows, and waits for that."""
         token = self.keystone.token("alpha-admin")
         everywhere = {"all_projects": "true"}
 
@@ -125,7 +128,11 @@ class Gateway:
                     self.call("POST", f"/v1/containers/{box['uuid']}/unpause", token)
                 else:
                     self.call("DELETE", f"/v1/containers/{box['uuid']}", token, params={"force": "true"})
-            return not boxes["containers"]
+            pods = self.call("GET", "/v1/capsules", token, params=everywhere).raise_for_status().json()["capsules"]
+            for pod in pods:
+                if pod["status"] != "Deleting":
+                    self.call("DELETE", f"/v1/capsules/{pod['uuid']}", token)
+            return not boxes["containers"] and not pods
 
         deadline = time.monotonic() + 60
         while not empty():
