@@ -1,10 +1,17 @@
 """What a step and a noun know of the cloud around Caisson: where its other services are, and who Caisson is to them."""
 
+import ssl
 from typing import Protocol
 
 
 class Catalogue(Protocol):
-    """The catalogue that the identity service gives Caisson's own user. Raises Busy when it cannot be asked."""
+    """The catalogue that the identity service gives Caisson's own user. Raises Busy when it cannot be asked.
+
+    Attributes:
+        trusted: what is trusted to speak for the other services.
+    """
+
+    trusted: ssl.SSLContext
 
     async def endpoint(self, service_type: str) -> str | None:
         """The address of a service such as ``image`` or ``network``, without a slash at its end; None without one."""

@@ -5,14 +5,27 @@ from typing import Any, cast
 import structlog
 from sqlmodel import select
 
-from app import images
+from app import glance, images
 from app.actions import Again, Done, Failed, Job, Outcome, step
-from app.backends.engine import Commits, ImageSeen, Seen, State, Updates
+from app.backends.engine import Commits, ImageSeen, Seen, State, Tars, Updates
 from app.changes import CommitArgs, LimitsArgs, RebuildArgs
 from app.container_steps import ensure_network, look, missing_image, no_image, outcome, refused, retry_gone
 from app.containers import changes_of, spec_of, uuid_of
-from app.errors import EngineError, Gone, Unavailable
+from app.errors import (
+    Conflict,
+    EngineError,
+    Forbidden,
+    Gone,
+    Invalid,
+    NotFound,
+    Refused,
+    Unavailable,
+    Unsupported,
+)
 from app.models import Container, Image, Status
+
+UPLOADS = 5  # how often the image service is offered a commit
+UPLOAD_AGAIN = 5.0  # seconds in between
 
 log = structlog.get_logger("caisson.changes")
 
@@ -98,7 +111,11 @@ def _kept(job: Job, seen: Seen | None, reason: str) -> Outcome:
     """The rebuild cannot be: the old container stays, with the image that it has."""
     back: dict[str, Any] = {}
     if job.args.image is not None:
-        back = {"image": job.args.image, "image_ref": job.args.image_ref}
+        back = {
+            "image": job.args.image,
+            "image_ref": job.args.image_ref,
+            "image_driver": job.args.image_driver or job.resource.image_driver,
+        }
     shown = {} if seen is None else changes_of(job.resource, seen)
     return Failed(reason, shown | back | {"status": Status.ERROR, "status_reason": reason})
 
@@ -108,6 +125,8 @@ async def commit(job: Job) -> Outcome:
     """Copy the container to an image, then make the image known. A copy that failed leaves no image behind."""
     name = images.commit_name(job.args.image)
     made = await job.engine.image(name)
+    if made is None and job.memo.get("uploaded"):  # all that was left to do was to report it
+        return await outcome(job)
     if made is None:
         seen = await look(job)
         if seen is None:
@@ -120,16 +139,48 @@ async def commit(job: Job) -> Outcome:
         except EngineError as error:
             await _forget_image(job)
             return await refused(job, error)
-    await publish(job, made)
+    if job.args.cloud:
+        if (unfinished := await _upload(job, name)) is not None:
+            return unfinished
+    else:
+        await publish(job, made)
     seen = await look(job)
     return Done({} if seen is None else changes_of(job.resource, seen))
 
 
-async def publish(job: Job, made: ImageSeen) -> None:
-    """Make a commit known to its project. May run again after a crash, with the same image.
+async def _upload(job: Job, name: str) -> Outcome | None:
+    """Bring a commit to the image service, and take it from the engine's host; None when that is done.
 
-    This is the one place where a commit goes elsewhere than to its engine's host.
+    The record's status tells a later run how far an earlier one came.
     """
+    record, tries = job.args.image, job.memo.get("uploads", 0)
+    reason: str | None = None
+    try:
+        service = await glance.connect(job.catalogue, "commit")
+        status = await service.status(record)
+        if status == "queued":
+            await service.fill(record, cast(Tars, job.engine).save(name))
+        elif status == "saving":
+            raise Conflict("an upload is under way, or was interrupted and the image service has not noticed yet")
+        elif status != "active":
+            reason = f"The image service did not take the image: its record is {status or 'gone'}"
+    except (Conflict, Refused) as error:
+        if tries < UPLOADS:
+            log.info("upload refused", image=record, reason=error.title)
+            return Again(UPLOAD_AGAIN, {**job.memo, "uploads": tries + 1})
+        reason = error.title
+    except (Invalid, Forbidden, NotFound, Unsupported) as error:
+        reason = error.title
+    if reason is not None:
+        await _forget_image(job)
+    elif not job.memo.get("uploaded"):
+        return Again(0, {**job.memo, "uploaded": True})
+    await job.engine.remove_image(name)
+    return None if reason is None else Failed(reason)
+
+
+async def publish(job: Job, made: ImageSeen) -> None:
+    """Make a commit known to its project. May run again after a crash, with the same image."""
     async with job.database.transaction(job.scope) as session:
         query = select(Image).where(Image.uuid == job.args.image).with_for_update()
         image = (await session.exec(query)).one_or_none()
@@ -138,6 +189,11 @@ async def publish(job: Job, made: ImageSeen) -> None:
 
 
 async def _forget_image(job: Job) -> None:
+    if job.args.cloud:
+        service = await glance.available(job.catalogue)
+        if service is not None:
+            await service.forget(job.args.image)
+        return
     async with job.database.transaction(job.scope) as session:
         query = select(Image).where(Image.uuid == job.args.image).with_for_update()
         if (image := (await session.exec(query)).one_or_none()) is not None:

@@ -6,10 +6,11 @@ import time
 from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import actions, containers, images, quotas
+from app import actions, containers, glance, images, quotas
 from app.actions import Asked, StepArgs
 from app.db import Database, Scope
 from app.errors import Conflict, Invalid, Unavailable
+from app.glance import CloudImage
 from app.models import Action, ActionState, Container, Image, Status
 from app.settings import Settings
 
@@ -24,18 +25,20 @@ class LimitsArgs(StepArgs):
 
 
 class RebuildArgs(StepArgs):
-    """`run` starts it once rebuilt; `image` is what it ran until then, if the image changes, and `image_ref` too."""
+    """`run` starts it once rebuilt; the rest is what it ran until then, if the image changes."""
 
     run: bool
     pull: str
     image: str | None = None
     image_ref: str | None = None
+    image_driver: str | None = None
 
 
 class CommitArgs(StepArgs):
-    """The uuid of the image's row."""
+    """The uuid of the image's row; with `cloud` it is the id of a record in the image service, and there is no row."""
 
     image: str
+    cloud: bool = False
 
 
 async def rename(session: AsyncSession, box: Container, name: str, settings: Settings) -> None:
@@ -106,17 +109,31 @@ async def until_done(database: Database, action: Action, seconds: float) -> None
     raise Unavailable("The engine does not answer: nothing was changed.")
 
 
-async def rebuild(session: AsyncSession, asked: Asked, box: Container, settings: Settings, image: str | None) -> None:
-    """Submit making a container, whose row this session holds, anew. Raises WrongState, Invalid."""
+async def rebuild(
+    session: AsyncSession,
+    asked: Asked,
+    box: Container,
+    settings: Settings,
+    image: str | None,
+    cloud: CloudImage | None = None,
+) -> None:
+    """Submit making a container, whose row this session holds, anew: with `cloud` from the image service.
+
+    Raises WrongState, Invalid.
+    """
     containers.check_state(box, "rebuild")
-    was, was_ref = box.image, box.image_ref
+    was = {"image": box.image, "image_ref": box.image_ref, "image_driver": box.image_driver}
     if image is not None:
         box.image = image
-        await images.use_commit(session, box)
+        if cloud is not None:
+            glance.use(box, cloud)
+        else:
+            box.image_driver = "docker"
+            await images.use_commit(session, box)
     pull = (box.image_pull_policy or settings.default_pull_policy).lower()
     args = RebuildArgs(run=box.status == Status.RUNNING, pull=pull)
     if image is not None:
-        args = args.model_copy(update={"image": was, "image_ref": was_ref})
+        args = args.model_copy(update=was)
     box.status, box.wanted_running = Status.REBUILDING, args.run
     now = await actions.clock(session)
     deadline = now + settings.action_deadline
@@ -124,18 +141,26 @@ async def rebuild(session: AsyncSession, asked: Asked, box: Container, settings:
 
 
 async def commit(
-    session: AsyncSession, asked: Asked, box: Container, settings: Settings, repository: str, tag: str | None
-) -> Image:
-    """Submit copying a container, whose row this session holds, to an image of its project; returns the image's row.
+    session: AsyncSession,
+    asked: Asked,
+    box: Container,
+    settings: Settings,
+    repository: str,
+    tag: str | None,
+    record: str | None = None,
+) -> str:
+    """Submit copying a container, whose row this session holds, to an image of its project; returns the image's uuid.
 
-    Raises WrongState, Invalid.
+    With `record`, the id of a record in the image service, it is uploaded there. Raises WrongState, Invalid.
     """
     containers.check_state(box, "commit")
-    named = images.parse(repository, "repository")
-    if named.tag or named.digest:
-        raise Invalid("repository: give the tag in `tag`", code="schema-validation-error")
-    images.parse(f"{repository}:{tag or 'latest'}", "tag")
+    check_image_name(repository, tag)
     now = await actions.clock(session)
+    deadline = now + settings.action_deadline
+    if record is not None:
+        args = CommitArgs(image=record, cloud=True)
+        actions.submit(session, asked, "container", box, "commit", box.backend, now, args=args, deadline=deadline)
+        return record
     image = Image(
         project_id=box.project_id,
         user_id=asked.user_id,
@@ -147,6 +172,14 @@ async def commit(
         created_at=now,
     )
     session.add(image)
-    args, deadline = CommitArgs(image=image.uuid), now + settings.action_deadline
+    args = CommitArgs(image=image.uuid)
     actions.submit(session, asked, "container", box, "commit", box.backend, now, args=args, deadline=deadline)
-    return image
+    return image.uuid
+
+
+def check_image_name(repository: str, tag: str | None) -> None:
+    """Raises Invalid for what no engine can call an image."""
+    named = images.parse(repository, "repository")
+    if named.tag or named.digest:
+        raise Invalid("repository: give the tag in `tag`", code="schema-validation-error")
+    images.parse(f"{repository}:{tag or 'latest'}", "tag")

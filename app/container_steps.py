@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from sqlmodel import col, select
 
-from app import images
+from app import glance, images
 from app.actions import Again, Done, Failed, Job, Outcome, step
 from app.backends.engine import ContainerEngine, Kills, Networks, Pauses, Seen, State
 from app.containers import CreateArgs, DeleteArgs, KillArgs, TimeoutArgs, changes_of, epoch, spec_of, uuid_of
@@ -23,7 +23,8 @@ LOOK_AGAIN = 10.0  # seconds after cancelling a running step, until a delete tru
 
 def no_image(box: Container) -> str:
     """Why a container cannot be made."""
-    why = "it was a commit that is gone" if box.image_ref else "its pull policy is never"
+    own = box.image_ref and box.image_driver != "glance"
+    why = "it was a commit that is gone" if own else "its pull policy is never"
     return f"Image {box.image} is not on the host, and {why}"
 
 
@@ -81,8 +82,12 @@ async def create(job: Job) -> Outcome:
 async def missing_image(job: Job, box: Container, pull: str) -> bool:
     """Make sure of the image of `box` by the policy `pull`. True when it is absent and must not be pulled."""
     reference = images.reference(box)
-    policy = "never" if box.image_ref else pull
     present = await job.engine.image(reference) is not None
+    if box.image_driver == "glance":
+        if not present and pull != "never":
+            await glance.bring(job, reference)
+        return not present and pull == "never"
+    policy = "never" if box.image_ref else pull
     if policy == "never":
         return not present
     if present and policy == "ifnotpresent":

@@ -81,6 +81,19 @@ def commit_name(uuid: str) -> str:
     return f"{OWN_DOMAIN}/commit:{uuid}"
 
 
+def cloud_name(image: str, digest: str) -> str:
+    """What an engine calls an image of the image service. The digest tells its content: another one is another image.
+
+    Nobody can ask for it by name either: who may run it is asked of the image service, for each container anew.
+    """
+    return f"{OWN_DOMAIN}/glance:{image}-{digest}"
+
+
+def cloud_id(reference: str) -> str:
+    """The image service's id in a `cloud_name`."""
+    return reference.rpartition(":")[2][:36]
+
+
 def engine_name(image: Image) -> str:
     """What the engine calls an image on its host."""
     return commit_name(image.uuid) if image.committed_from else parse(f"{image.repo}:{image.tag}").full
@@ -93,6 +106,8 @@ def reference(box: Container) -> str:
 
 async def use_commit(session: AsyncSession, box: Container) -> None:
     """Let `box` run a commit of its own project, when its image names one by name or uuid; the newest of the name."""
+    if box.image_driver == "glance":
+        return
     box.image_ref = None
     asked_for = parse(box.image)
     if box.registry_id is not None or asked_for.digest:

@@ -36,12 +36,12 @@ class Keystone(TokenSource):
         self._settings = settings
         try:
             self._keys = [_public_key(path) for path in settings.jws_public_keys]
-            trusted = ssl.create_default_context(cafile=settings.ca_file)
+            self.trusted = ssl.create_default_context(cafile=settings.ca_file)
         except OSError as error:
             raise Invalid(f"keystone: a file of the settings cannot be used: {error}") from None
         self._client = httpx.AsyncClient(
             base_url=f"{url}/v3",
-            verify=trusted,
+            verify=self.trusted,
             timeout=settings.timeout,
             headers={"User-Agent": "caisson", "Accept": "application/json"},
         )

@@ -37,6 +37,7 @@ from app.errors import EngineError, Gone, Refused, RegistryDown, Taken, Unavaila
 from tests.fake_changes import FakeChanges, Files, basic_files, check_limits
 from tests.fake_groups import FakeGroups
 from tests.fake_streams import PROGRAMS, FakeStreams, Process, not_found, play
+from tests.fake_images import FakeImages
 
 CPUS = 2
 MEMORY = 16 * 1024  # MiB
@@ -71,7 +72,7 @@ class Box:
         return [*self.seen.entrypoint, *self.seen.command]
 
 
-class FakeEngine(FakeChanges, FakeGroups, FakeStreams):
+class FakeEngine(FakeChanges, FakeGroups, FakeStreams, FakeImages):
     """A container engine in memory, with every ability.
 
     Attributes:
@@ -96,6 +97,9 @@ class FakeEngine(FakeChanges, FakeGroups, FakeStreams):
         self._up = asyncio.Event()
         self._up.set()
         self._closed = False
+
+    def _full_name(self, image: str) -> str:
+        return _full(image)
 
     # What tests do to it
 

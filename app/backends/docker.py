@@ -25,6 +25,7 @@ from app.backends.docker_calls import Calls, container_path, find_url, next_chun
 from app.backends.docker_changes import DockerChanges
 from app.backends.docker_groups import DockerGroups
 from app.backends.docker_streams import DockerStreams
+from app.backends.docker_images import DockerImages
 from app.backends.engine import (
     Ability,
     ContainerEngine,
@@ -52,7 +53,7 @@ def make(name: str, backend: BackendSettings, settings: Settings) -> ContainerEn
     return DockerEngine(name, backend, settings)
 
 
-class DockerEngine(DockerChanges, DockerGroups, DockerStreams):
+class DockerEngine(DockerChanges, DockerGroups, DockerStreams, DockerImages):
     """A Docker daemon, on this host or on another.
 
     Attributes:

@@ -151,14 +151,14 @@ class Calls:
         path: str,
         query: Mapping[str, Any] | None = None,
         *,
-        body: Mapping[str, Any] | bytes | None = None,
+        body: Mapping[str, Any] | bytes | AsyncIterator[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         seconds: float | None = None,
         versioned: bool = True,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The head of an answer, within `seconds` instead of `patience`; what is read then is the caller's to limit.
 
-        A `body` of bytes is sent as it is, any other as JSON.
+        A `body` of bytes, whole or in pieces, is sent as it is, any other as JSON.
         Raises EngineError, also for what goes wrong while the caller reads.
         """
         try:

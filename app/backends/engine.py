@@ -35,6 +35,7 @@ class Ability(StrEnum):
     COPY = "copy"
     GROUP = "group"
     ATTACH = "attach"
+    IMAGE_TAR = "image_tar"
 
 
 class State(StrEnum):
@@ -448,6 +449,22 @@ class Updates(Protocol):
 
 
 @runtime_checkable
+class Tars(Protocol):
+    """Ability IMAGE_TAR: whole images in and out, as tars in the form of ``docker save``."""
+
+    async def load(self, image: str, chunks: AsyncIterator[bytes]) -> None:
+        """Take in the one image that `chunks` hold, under the name `image`; names in the tar itself count for nothing.
+
+        Raises Refused when it is no such tar. What `chunks` raises passes through, and nothing is taken in then.
+        """
+        ...
+
+    def save(self, image: str) -> AsyncIterator[bytes]:
+        """The image as such a tar. Raises Gone when the engine does not have it."""
+        ...
+
+
+@runtime_checkable
 class Commits(Protocol):
     """Ability COMMIT: a container's file system and settings as an image."""
 
@@ -499,6 +516,7 @@ PROTOCOLS: Mapping[Ability, type] = {
     Ability.SEARCH: Searches,
     Ability.UPDATE: Updates,
     Ability.COMMIT: Commits,
+    Ability.IMAGE_TAR: Tars,
     Ability.COPY: Copies,
     Ability.GROUP: Groups,
     Ability.ATTACH: Attaches,

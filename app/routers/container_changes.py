@@ -6,9 +6,10 @@ from fastapi import APIRouter, Body, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from app import changes, containers
+from app import changes, containers, glance
+from app.backends.engine import Ability
 from app.changes import LimitsArgs
-from app.errors import Unsupported
+from app.errors import GatewayError
 from app.gateway import Gateway
 from app.models import Container
 from app.policy import Tx
@@ -16,7 +17,7 @@ from app.routers.container_actions import acting, check_needs
 from app.routers.container_view import view
 from app.routers.containers import within
 from app.routers.fields import Cores, Flag, Name, Whole
-from app.routers.requests import asked, base, either, gateway, parameters
+from app.routers.requests import asked, base, caller_token, cloud_image, either, gateway, parameters
 from app.versions import ApiModel, require
 
 router = APIRouter(prefix="/v1/containers/{ident}", tags=["container actions"])
@@ -143,11 +144,16 @@ async def rebuild(
 ) -> Response:
     """Makes it anew, from another image if one is named; mounts stay, its own file system is lost."""
     parts = gateway(request)
-    if how.image_driver == "glance":
-        raise Unsupported("image_driver: there is no image service (glance) here; use the driver docker")
+    image, driver, cloud = how.image, how.image_driver, None
+    if image is not None or driver == "glance":
+        async with tx.reading() as session:
+            box = await containers.find(session, ident, own_project=tx.caller.project_id)
+        image, driver = image or box.image, driver or box.image_driver
+        if driver == "glance":
+            cloud = await cloud_image(request, box.backend, image)
     async with tx.writing() as session:
         box = await containers.find(session, ident, own_project=tx.caller.project_id, lock=True)
-        await changes.rebuild(session, asked(request, tx), box, parts.settings, how.image)
+        await changes.rebuild(session, asked(request, tx), box, parts.settings, image, cloud)
     parts.wake()
     return JSONResponse(None, 202)
 
@@ -156,14 +162,33 @@ async def rebuild(
 async def commit(
     request: Request, ident: str, query: Annotated[CommitQuery, Query()], tx: Annotated[Tx, acting("commit")]
 ) -> Response:
-    """Copies the container to an image that its project can run by this name, or by the uuid in the answer."""
+    """Copies the container to an image that its project can run by this name, or by the uuid in the answer.
+
+    Where the catalogue lists an image service, the image goes there.
+    """
     parts = gateway(request)
-    async with tx.writing() as session:
-        box = await containers.find(session, ident, own_project=tx.caller.project_id, lock=True)
-        check_needs(parts.engines[box.backend], "commit")
-        image = await changes.commit(session, asked(request, tx), box, parts.settings, query.repository, query.tag)
+    async with tx.reading() as session:
+        box = await containers.find(session, ident, own_project=tx.caller.project_id)
+    check_needs(parts.engines[box.backend], "commit")
+    containers.check_state(box, "commit")
+    changes.check_image_name(query.repository, query.tag)
+    tx.check()
+    service = await glance.available(parts.catalogue)
+    record = None
+    if service is not None and Ability.IMAGE_TAR in parts.engines[box.backend].abilities:
+        record = await service.reserve(query.repository, [query.tag] if query.tag else [], caller_token(request))
+    try:
+        async with tx.writing() as session:
+            box = await containers.find(session, box.uuid, own_project=tx.caller.project_id, lock=True)
+            image = await changes.commit(
+                session, asked(request, tx), box, parts.settings, query.repository, query.tag, record
+            )
+    except GatewayError:
+        if service is not None and record is not None:
+            await service.forget(record)
+        raise
     parts.wake()
-    return JSONResponse({"uuid": image.uuid}, 202)
+    return JSONResponse({"uuid": image}, 202)
 
 
 def _view(request: Request, tx: Tx, box: Container) -> dict[str, object]:

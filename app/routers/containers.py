@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app import containers, images, networks
+from app import containers, glance, images, networks
 from app.answers import Answer
 from app.containers import CreateArgs
 from app.errors import Invalid, NotFound, Unsupported
@@ -19,7 +19,7 @@ from app.models import Container, Status
 from app.policy import Reading, Tx, allow, truth
 from app.routers.container_view import answer, view
 from app.routers.fields import HOST, Cores, Count, Flag, FlagX, Ident, Name, Text, Whole
-from app.routers.requests import asked, base, gateway, json_only, page, paging
+from app.routers.requests import asked, base, cloud_image, gateway, json_only, page, paging
 from app.versions import ApiModel, Since, refuse_before, version
 
 router = APIRouter(prefix="/v1/containers", tags=["containers"])
@@ -224,6 +224,10 @@ async def create_container(
     tx.check()
     backend, box = _placed(parts, tx, body)
     _fill(parts, tx, body, box)
+    if body.image_driver == "glance":
+        if body.registry is not None:
+            raise Invalid("registry: an image of the image service is pulled from no registry")
+        glance.use(box, await cloud_image(request, backend, body.image))
     async with tx.writing() as session:
         if body.registry is not None:
             await images.use_registry(session, box, body.registry)
@@ -374,8 +378,6 @@ def _unsupported(parts: Gateway, body: ContainerCreate) -> None:
     """What no engine here can do is refused, never dropped."""
     if body.mounts:
         raise Unsupported("mounts: volumes and injected files are not supported; leave `mounts` out")
-    if body.image_driver == "glance":
-        raise Unsupported("image_driver: there is no image service (glance) here; use the driver docker")
     if body.cpu_policy == "dedicated":
         raise Unsupported("cpu_policy: no engine here pins containers to cores; use the policy shared")
     if body.exposed_ports and body.security_groups and version.get() >= 20:

@@ -1,19 +1,19 @@
 """Zun's /v1/images and /v1/registries (zun-api, sections 3.10 and 3.15)."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from app import actions, images
+from app import actions, glance, images
 from app.backends.engine import Ability, Searches
 from app.containers import check_ability
-from app.errors import Invalid, Unsupported
+from app.errors import Invalid
 from app.models import Image, Registry
 from app.policy import Tx, allow
 from app.routers.fields import Flag, Name, Text
-from app.routers.requests import asked, base, gateway, json_only, links, page, paging
+from app.routers.requests import asked, base, caller_token, gateway, json_only, links, page, paging
 from app.versions import ApiModel
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
@@ -34,7 +34,7 @@ class ImagePull(ApiModel):
 class SearchQuery(ApiModel):
     """How to search."""
 
-    image_driver: Annotated[str | None, Field(max_length=64)] = None
+    image_driver: Literal["docker", "glance", "None", ""] | None = None
     exact_match: Flag = False
 
 
@@ -120,10 +120,11 @@ async def search_images(
     query: Annotated[SearchQuery, Query()],
     tx: Annotated[Tx, Depends(allow("image:search"))],
 ) -> Response:
-    """Asks the engine's registry."""
+    """Asks the engine's registry, or with image_driver glance the image service, as the caller."""
     tx.check()
-    if query.image_driver not in (None, "", "None", "docker"):
-        raise Unsupported(f"image_driver: {query.image_driver} cannot be searched here; use docker")
+    if query.image_driver == "glance":
+        service = await glance.connect(gateway(request).catalogue, "image_driver")
+        return JSONResponse(await service.search(name, caller_token(request), exact=query.exact_match))
     engine = next(iter(gateway(request).engines.values()))
     check_ability(engine, Ability.SEARCH, "search images", "ask the registry itself")
     found = await engine.search(name) if isinstance(engine, Searches) else []

@@ -8,9 +8,13 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
+from app import glance
 from app.actions import Asked
+from app.backends.engine import Ability
+from app.containers import check_ability
 from app.errors import Invalid, WrongContentType
 from app.gateway import Gateway
+from app.glance import CloudImage
 from app.pages import Page
 from app.policy import Tx
 from app.versions import ApiModel
@@ -32,6 +36,19 @@ def asked(request: Request, tx: Tx) -> Asked:
 def base(request: Request) -> str:
     """Scheme and host of the request, for links; Zun leaves any path prefix out."""
     return f"{request.url.scheme}://{request.url.netloc}"
+
+
+async def cloud_image(request: Request, backend: str, ident: str) -> CloudImage:
+    """An image that the caller sees in the image service. Raises the 4xx or 501 that says why it cannot be run."""
+    parts = gateway(request)
+    service = await glance.connect(parts.catalogue, "image_driver")
+    check_ability(parts.engines[backend], Ability.IMAGE_TAR, "take an image in", "use the driver docker")
+    return await service.find(ident, caller_token(request))
+
+
+def caller_token(request: Request) -> str:
+    """The token of the request, to ask other services what its caller may do."""
+    return request.headers["x-auth-token"]
 
 
 def links(base_url: str, collection: str, ident: str) -> list[dict[str, str]]:

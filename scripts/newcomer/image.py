@@ -98,6 +98,8 @@ def root_file_system(busybox: bytes, files: Mapping[str, bytes]) -> bytes:
         entry.size, entry.mode = len(busybox), 0o755
         tar.addfile(entry, io.BytesIO(busybox))
         for applet in APPLETS.split():
+            if f"bin/{applet}" in content:
+                continue
             entry = tarfile.TarInfo(f"bin/{applet}")
             entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
             tar.addfile(entry)

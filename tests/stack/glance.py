@@ -80,6 +80,10 @@ class Glance:
         """Its address for the catalogue, ``http://127.0.0.1:port``."""
         return self.service.facts["url"]
 
+    def lose(self, image: str) -> None:
+        """Takes an image's content away behind Glance's back: whoever downloads it from now on fails."""
+        (Path(self.service.facts["folder"]) / "images" / image).unlink()
+
     def upload(self, token: str, name: str, content: bytes, **properties: object) -> str:
         """Stores an image in the project of a token.
 
@@ -133,7 +137,7 @@ def start(stack: Stack, keystone: Keystone, name: str = "glance") -> Service:
             "OS_GLANCE_CONFIG_DIR": str(folder),
             "GUNICORN_CMD_ARGS": f"--config {folder}/gunicorn.conf.py",
         },
-        facts={"url": url},
+        facts={"url": url, "folder": str(folder)},
     )
 
 

@@ -74,7 +74,7 @@ WEB_SERVER = """
 wsgi_app = "keystone.wsgi.api:application"
 bind = "127.0.0.1:{port}"
 workers = 1
-threads = 4
+threads = {threads}
 worker_tmp_dir = "/dev/shm"
 graceful_timeout = 1
 control_socket_disable = True
@@ -227,6 +227,7 @@ def start(
     container_url: str = CONTAINER_URL,
     expiration: int = 86400,
     port: int | None = None,
+    threads: int = 4,
 ) -> Service:
     """Starts a seeded Keystone under this name in the stack.
 
@@ -234,6 +235,7 @@ def start(
         container_url: what the catalogue's region ``RegionOne`` says for ``container``.
         expiration: the life of its tokens in seconds.
         port: by default a free one.
+        threads: how many requests it serves at a time; many writes at once are more than its SQLite takes.
 
     Raises:
         StackError: it could not be installed, prepared or started.
@@ -249,7 +251,7 @@ def start(
         for before, after in addresses.items():
             database.execute("UPDATE endpoint SET url = ? WHERE url = ?", (after, before))
     database.close()
-    return _serve(stack, name, programs, folder, port, provider, expiration)
+    return _serve(stack, name, programs, folder, port, provider, expiration, threads)
 
 
 def password_of(user: str) -> str:
@@ -259,11 +261,18 @@ def password_of(user: str) -> str:
 
 
 def _serve(
-    stack: Stack, name: str, programs: Path, folder: Path, port: int, provider: Provider, expiration: int = 86400
+    stack: Stack,
+    name: str,
+    programs: Path,
+    folder: Path,
+    port: int,
+    provider: Provider,
+    expiration: int = 86400,
+    threads: int = 4,
 ) -> Service:
     configuration = folder / "keystone.conf"
     configuration.write_text(CONFIGURATION.format(folder=folder, provider=provider, expiration=expiration))
-    (folder / "gunicorn.conf.py").write_text(WEB_SERVER.format(port=port))
+    (folder / "gunicorn.conf.py").write_text(WEB_SERVER.format(port=port, threads=threads))
     url = f"http://127.0.0.1:{port}/v3"
     return stack.spawn(
         name,

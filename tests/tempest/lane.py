@@ -1,6 +1,6 @@
 """One lane: a Caisson with everything around it, tempest's configuration, one run of the whole plugin.
 
-The plugin is used as published but for three lines, which :func:`_plugin` changes in a copy and names.
+The plugin is used as published but for five lines, which :func:`_plugin` changes in a copy and names.
 """
 
 import os
@@ -21,7 +21,7 @@ from tests.stack.registry import Registry
 from tests.stack.session import Service, Stack, free_port
 
 LOCK = Path(keystone.__file__).with_name("tempest.lock")
-IMAGE = "caisson/tempest:1"
+
 CURL = b"""#!/bin/sh
 for word in "$@"; do url=$word; done
 case $url in http*) ;; *) url=http://$url ;; esac
@@ -43,6 +43,7 @@ FILES = {
     "usr/share/nginx/html/index.html": b"Welcome to nginx!\n",
 }
 """What the plugin expects of cirros, nginx and ubuntu."""
+IMAGE = f"caisson/tempest:{venvs.digest(repr(FILES))}"
 
 LINE = re.compile(r"^\{\d+\} (\S+?)(?:\[[^]]*\])? (?:\[[\d.]+s\] )?\.\.\. (ok|FAILED|SKIPPED)(?:: (.*))?$")
 SETUP = re.compile(
@@ -124,8 +125,8 @@ def run(stack: Stack, version: str, wanted: str = "") -> list[Result]:
     programs = venvs.programs("tempest", LOCK)
     engine_url = docker.engine(stack)
     clients_engine, image = _images(stack, engine_url)
-    identity = Keystone(stack.shared("keystone", lambda: keystone.start(stack)))
-    store = Glance(stack.shared("glance", lambda: glance.start(stack, identity)))
+    identity = Keystone(stack.shared("keystone-of-tempest", lambda: _start_keystone(stack)))
+    store = Glance(stack.shared("glance-of-tempest", lambda: glance.start(stack, identity, "glance-of-tempest")))
     folder = stack.folder(f"tempest-{version}")
     (folder / "gateway").mkdir()
     services = {"image": store.url}
@@ -164,7 +165,7 @@ def _tempest(
     # By test, not by class: one class holds nearly all of them.
     grouping = workspace / ".stestr.conf"
     grouping.write_text(re.sub(r"(?m)^group_regex=.*\n", "", grouping.read_text()))
-    command = [str(programs / "tempest"), "run", "--concurrency", "2", "--regex", wanted or "zun_tempest_plugin"]
+    command = [str(programs / "tempest"), "run", "--concurrency", "2", "--regex", f"zun_tempest_plugin.*({wanted})"]
     with (folder / "tempest.out").open("w") as out:
         subprocess.run(command, cwd=workspace, env=environment, stdout=out, stderr=subprocess.STDOUT, check=False)
     text = (folder / "tempest.out").read_text()
@@ -205,7 +206,9 @@ def _plugin(programs: Path, folder: Path, clients_engine: str) -> Path:
         # Skipped upstream for a defect of Zun's own.
         "test_capsules.py": [("    @testtools.skip('bug 1941982')\n", "")],
         # The engine that the image of one test is pulled by is on a port of ours.
-        "test_containers.py": [("'2375'", f"'{port}'")],
+        # The older half cleans up by a parameter that came with 1.12: before that it is a 400, from Zun as well.
+        "test_containers.py": [("'2375'", f"'{port}'"), ("min_microversion = '1.1'", "min_microversion = '1.12'")],
+        "../base.py": [("localhost:2375", f"localhost:{port}")],
         # It waits on for a status long after the container is in Error.
         "clients.py": [("timeout=240", "timeout=60")],
     }
@@ -227,6 +230,11 @@ def _images(stack: Stack, engine_url: str) -> tuple[str, str]:
     names.push(engine_url, "library/alpine:latest", IMAGE)
     service = stack.shared("docker-of-tempest", lambda: _start_engine(stack, names))
     return service.facts["url"], image
+
+
+def _start_keystone(stack: Stack) -> Service:
+    # tempest makes a project and two users for each worker and class; side by side, SQLite would refuse some of it.
+    return keystone.start(stack, "keystone-of-tempest", threads=1)
 
 
 def _start_engine(stack: Stack, names: Registry) -> Service:
