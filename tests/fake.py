@@ -36,8 +36,8 @@ from app.backends.engine import (
 from app.errors import EngineError, Gone, Refused, RegistryDown, Taken, Unavailable
 from tests.fake_changes import FakeChanges, Files, basic_files, check_limits
 from tests.fake_groups import FakeGroups
-from tests.fake_streams import PROGRAMS, FakeStreams, Process, not_found, play
 from tests.fake_images import FakeImages
+from tests.fake_streams import PROGRAMS, FakeStreams, Process, not_found, play
 
 CPUS = 2
 MEMORY = 16 * 1024  # MiB

@@ -24,8 +24,8 @@ from app.backends import sandbox
 from app.backends.docker_calls import Calls, container_path, find_url, next_chunk
 from app.backends.docker_changes import DockerChanges
 from app.backends.docker_groups import DockerGroups
-from app.backends.docker_streams import DockerStreams
 from app.backends.docker_images import DockerImages
+from app.backends.docker_streams import DockerStreams
 from app.backends.engine import (
     Ability,
     ContainerEngine,
