@@ -36,6 +36,11 @@ def decoded(text: str, field: str) -> bytes:
         ) from None
 
 
+def encoded(content: bytes) -> str:
+    """Bytes as base64."""
+    return base64.b64encode(content).decode()
+
+
 def repacked(upload: bytes) -> bytes:
     """A plain archive with what `upload` holds. Raises Invalid naming the member that must not be.
 

@@ -5,7 +5,7 @@ from typing import Any, cast
 import structlog
 from sqlmodel import select
 
-from app import glance, images
+from app import glance, images, volumes
 from app.actions import Again, Done, Failed, Job, Outcome, step
 from app.backends.engine import Commits, ImageSeen, Seen, State, Tars, Updates
 from app.changes import CommitArgs, LimitsArgs, RebuildArgs
@@ -79,9 +79,11 @@ async def rebuild(job: Job) -> Outcome:
         if seen is not None:
             await job.engine.remove(seen.ref, force=True)
         try:
+            await volumes.prepare(job, box)
             seen = await job.engine.create(uuid_of(box), spec_of(box, network, job.settings))
         except Gone as error:  # the image or network went away between two calls
             return await retry_gone(job, error)
+    await volumes.inject(job, box, seen)
     if job.args.run and seen.state == State.CREATED:
         try:
             await job.engine.start(seen.ref)

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from sqlmodel import col, select
 
-from app import glance, images
+from app import glance, images, volumes
 from app.actions import Again, Done, Failed, Job, Outcome, step
 from app.backends.engine import ContainerEngine, Kills, Networks, Pauses, Seen, State
 from app.containers import CreateArgs, DeleteArgs, KillArgs, TimeoutArgs, changes_of, epoch, spec_of, uuid_of
@@ -63,9 +63,11 @@ async def create(job: Job) -> Outcome:
             return Failed(no_image(box))
         network = await ensure_network(engine, box.project_id)
         try:
+            await volumes.prepare(job, box)
             seen = await engine.create(uuid_of(box), spec_of(box, network, job.settings))
         except Gone as error:  # the image or network went away between two calls
             return await retry_gone(job, error)
+    await volumes.inject(job, box, seen)
     if job.args.run and seen.state == State.CREATED:
         try:
             await engine.start(seen.ref)
@@ -133,6 +135,7 @@ async def start(job: Job) -> Outcome:
         return await outcome(job)
     if seen.state != State.RUNNING:
         await ensure_network(job.engine, job.resource.project_id)
+        await volumes.inject(job, job.resource, seen)
         await job.engine.start(seen.ref)
     return await outcome(job, status_reason=None)
 
@@ -161,6 +164,7 @@ async def reboot(job: Job) -> Outcome:
 
     async def restart(seen: Seen) -> None:
         await ensure_network(job.engine, job.resource.project_id)
+        await volumes.inject(job, job.resource, seen)
         await job.engine.restart(seen.ref, job.args.timeout)
 
     return await _at_most_once(job, restart, lambda seen: (epoch(seen.started_at) or 0.0) > asked_at)
@@ -204,6 +208,7 @@ async def delete_step(job: Job) -> Outcome:
             return Again(0.5, job.memo)
     if job.args.look_again and not job.memo.get("looked"):
         return Again(LOOK_AGAIN, {**job.memo, "looked": True})
+    await volumes.release(job, job.resource)
     await drop_network(job, [job.resource.uuid])
     return Done(remove=True)
 

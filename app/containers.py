@@ -23,6 +23,7 @@ from app.backends.engine import (
     Restart,
     Seen,
     State,
+    VolumeMount,
 )
 from app.db import exists_anywhere, take_turn
 from app.errors import Conflict, NotFound, Unsupported, WrongState
@@ -248,8 +249,16 @@ def spec_of(box: Container, network: str | None, settings: Settings) -> Containe
         privileged=box.privileged,
         runtime=box.runtime,
         network=network,
+        mounts=volumes_of(box),
+        sealed=any(mount["type"] == "bind" for mount in box.mounts or ()),
         group=UUID(box.capsule_id) if box.capsule_id else None,
     )
+
+
+def volumes_of(box: Container) -> tuple[VolumeMount, ...]:
+    """The volumes that a container mounts, as engines take them (``app.volumes``)."""
+    found = (mount for mount in box.mounts or () if mount["type"] == "volume")
+    return tuple(VolumeMount(UUID(mount["volume"]), mount["destination"]) for mount in found)
 
 
 def changes_of(box: Container, seen: Seen) -> dict[str, Any]:

@@ -178,6 +178,20 @@ _CAPSULE = {
     "updated_at": "2026-01-31 09:05:08.200317",
 }
 _QUOTAS = {"containers": 40, "memory": 51200, "disk": 100, "cpu": 20}
+_VOLUME = {
+    "uuid": _UUID,
+    "links": [
+        {"href": f"http://127.0.0.1:9517/v1/volumes/{_UUID}", "rel": "self"},
+        {"href": f"http://127.0.0.1:9517/volumes/{_UUID}", "rel": "bookmark"},
+    ],
+    "name": "data",
+    "size": None,
+    "project_id": _PROJECT,
+    "user_id": _USER,
+    "container_uuid": None,
+    "created_at": "2026-01-31 09:05:07.123456",
+    "updated_at": None,
+}
 EXAMPLES: Mapping[str, Any] = {
     **{f"{operation}_quotas": _QUOTAS for operation in ("show", "show_default", "update")},
     **{f"{operation}_quota_class": _QUOTAS for operation in ("show", "update")},
@@ -195,6 +209,9 @@ EXAMPLES: Mapping[str, Any] = {
         "stat": {"name": "motd", "size": 12, "mode": 420, "mtime": "2026-01-31T09:05:07Z", "linkTarget": ""},
     },
     "put_archive": None,
+    "list_volumes": {"volumes": [_VOLUME], "next": None},
+    "create_volume": _VOLUME,
+    "show_volume": _VOLUME,
     **{f"{verb}_container": CONTAINER for verb in ("rename", "update", "resize")},
     "commit_container": {"uuid": _UUID},
     "container_logs": "PING 127.0.0.1 (127.0.0.1): 56 data bytes\n",

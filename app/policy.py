@@ -36,7 +36,8 @@ READER, MEMBER, ADMIN, NOBODY = Who.READER, Who.MEMBER, Who.ADMIN, Who.NOBODY
 
 _READERS = (
     "container:get_one", "container:get_all", "container:logs", "container:actions", "container:top", "container:stats",
-    "capsule:get", "capsule:get_all", "image:search", "registry:get_one", "registry:get_all", "quota:get",
+    "capsule:get", "capsule:get_all", "volume:get_one", "volume:get_all", "image:search",
+    "registry:get_one", "registry:get_all", "quota:get",
     "quota:get_default", "availability_zones:get_all",
 )  # fmt: skip
 _MEMBERS = (
@@ -48,7 +49,8 @@ _MEMBERS = (
             "rebuild", "add_security_group", "remove_security_group", "network_attach", "network_detach",
         )
     ),
-    "capsule:create", "capsule:delete", "registry:create", "registry:update", "registry:delete",
+    "volume:create", "volume:delete", "capsule:create", "capsule:delete", "registry:create",
+    "registry:update", "registry:delete",
 )  # fmt: skip
 _ADMINS = (
     "container:create:runtime", "container:create:requested_destination", "container:create:image_pull_policy",

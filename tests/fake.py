@@ -38,6 +38,7 @@ from tests.fake_changes import FakeChanges, Files, basic_files, check_limits
 from tests.fake_groups import FakeGroups
 from tests.fake_images import FakeImages
 from tests.fake_streams import PROGRAMS, FakeStreams, Process, not_found, play
+from tests.fake_volumes import FakeVolumes, Volume
 
 CPUS = 2
 MEMORY = 16 * 1024  # MiB
@@ -72,7 +73,7 @@ class Box:
         return [*self.seen.entrypoint, *self.seen.command]
 
 
-class FakeEngine(FakeChanges, FakeGroups, FakeStreams, FakeImages):
+class FakeEngine(FakeChanges, FakeGroups, FakeStreams, FakeImages, FakeVolumes):
     """A container engine in memory, with every ability.
 
     Attributes:
@@ -88,6 +89,7 @@ class FakeEngine(FakeChanges, FakeGroups, FakeStreams, FakeImages):
         self._boxes: dict[UUID, Box] = {}
         self._images: dict[str, ImageSeen] = {}
         self._committed: dict[str, Files] = {}
+        self._volumes: dict[UUID, Volume] = {}
         self._registry: dict[str, tuple[ImageSeen, RegistryLogin | None]] = {}
         self._networks: dict[str, str] = {}
         self.execs: dict[str, tuple[str, Process]] = {}
@@ -408,7 +410,8 @@ class FakeEngine(FakeChanges, FakeGroups, FakeStreams, FakeImages):
         )
         if spec.group is not None:
             seen = self._join(seen, spec.group)
-        return Box(spec, seen, files=dict(self._committed.get(_full(spec.image)) or basic_files()))
+        files = dict(self._committed.get(_full(spec.image)) or basic_files())
+        return Box(spec, seen, files=files | self._mounted(spec))
 
     def _run(self, box: Box) -> None:
         program, network = box.command[0], box.spec.network
@@ -461,6 +464,7 @@ class FakeEngine(FakeChanges, FakeGroups, FakeStreams, FakeImages):
 
     def _drop(self, box: Box) -> None:
         del self._boxes[box.seen.uuid]
+        self._unmount(box.spec, box.files)
         box.seen = replace(box.seen, state=State.DEAD)
         box.changed.set()
         self._tell(box.seen.uuid, "destroy")

@@ -22,12 +22,14 @@ FOLDERS = ("/", "/etc", "/root", "/tmp", "/home", "/mnt")
 
 def basic_files() -> Files:
     """What every image has."""
-    files: Files = {}
-    for path in FOLDERS:
-        info = tarfile.TarInfo(path)
-        info.type, info.mode = tarfile.DIRTYPE, 0o755
-        files[path] = (info, b"")
-    return files
+    return {path: (folder(path), b"") for path in FOLDERS}
+
+
+def folder(path: str) -> tarfile.TarInfo:
+    """An empty folder."""
+    info = tarfile.TarInfo(path)
+    info.type, info.mode = tarfile.DIRTYPE, 0o755
+    return info
 
 
 class FakeChanges:

@@ -26,6 +26,7 @@ from app.backends.docker_changes import DockerChanges
 from app.backends.docker_groups import DockerGroups
 from app.backends.docker_images import DockerImages
 from app.backends.docker_streams import DockerStreams
+from app.backends.docker_volumes import DockerVolumes, mounts
 from app.backends.engine import (
     Ability,
     ContainerEngine,
@@ -53,7 +54,7 @@ def make(name: str, backend: BackendSettings, settings: Settings) -> ContainerEn
     return DockerEngine(name, backend, settings)
 
 
-class DockerEngine(DockerChanges, DockerGroups, DockerStreams, DockerImages):
+class DockerEngine(DockerChanges, DockerGroups, DockerStreams, DockerImages, DockerVolumes):
     """A Docker daemon, on this host or on another.
 
     Attributes:
@@ -67,8 +68,8 @@ class DockerEngine(DockerChanges, DockerGroups, DockerStreams, DockerImages):
 
     def __init__(self, name: str, backend: BackendSettings, settings: Settings) -> None:
         self.name = name
-        # Whether the disk can be limited is known after the first ping.
-        self.abilities = frozenset(Ability) - {Ability.DISK_QUOTA}
+        # Whether disks can be limited is known after the first ping.
+        self.abilities = frozenset(Ability) - {Ability.DISK_QUOTA, Ability.VOLUME_SIZE}
         self.calls = Calls(name, backend.url, backend.concurrency or 2 * (os.cpu_count() or 1))
         self._settings = settings
 
@@ -83,13 +84,16 @@ class DockerEngine(DockerChanges, DockerGroups, DockerStreams, DockerImages):
             # First call, or the daemon was replaced by another version while we ran.
             session.client.api_version, session.daemon_api = "auto", daemon_api
         document = await self.calls.call("GET", "info")
-        disk, mounts = 0, ""
+        disk, table = 0, ""
         if self.calls.is_local:
-            mounts = _text("/proc/self/mountinfo")
+            table = _text("/proc/self/mountinfo")
             disk = _gib(document.get("DockerRootDir", ""))
-        quota = {Ability.DISK_QUOTA} if shapes.limits_disk(document, mounts) else set()
-        groups = {Ability.GROUP} if document.get("Architecture", "") in sandbox.ARCHITECTURES else set()
-        self.abilities = self.abilities - {Ability.DISK_QUOTA, Ability.GROUP} | quota | groups
+        found = {Ability.GROUP} if document.get("Architecture", "") in sandbox.ARCHITECTURES else set()
+        if shapes.limits_disk(document, table):
+            found.add(Ability.DISK_QUOTA)
+            if document["Driver"] == "overlay2":  # then the quota is the file system's, and volumes lie on it as well
+                found.add(Ability.VOLUME_SIZE)
+        self.abilities = self.abilities - {Ability.DISK_QUOTA, Ability.GROUP, Ability.VOLUME_SIZE} | found
         return shapes.engine_info(document, session.client.api_version.removeprefix("v"), disk)
 
     async def close(self) -> None:
@@ -133,6 +137,10 @@ class DockerEngine(DockerChanges, DockerGroups, DockerStreams, DockerImages):
             raise Refused("disk: the engine's storage driver cannot limit the disk of a container")
         joined = None if spec.group is None else await self._sandbox(spec.group)
         body = shapes.create_body(uuid, spec, self._settings.log_max_mib, self._settings.publish_address, joined)
+        if spec.mounts:
+            body["HostConfig"]["Mounts"] = mounts(spec)
+        if spec.sealed:
+            body["Labels"][shapes.LABEL_SEALED] = "1"
         return await self._make(uuid, body)
 
     async def _make(self, uuid: UUID, body: Mapping[str, Any]) -> Seen:
@@ -225,7 +233,7 @@ class DockerEngine(DockerChanges, DockerGroups, DockerStreams, DockerImages):
         """
         document = await self.calls.call("GET", f"{container_path(ref)}/json")
         seen = shapes.seen(document)
-        if seen is None or seen.started_at is not None:
+        if seen is None or seen.started_at is not None or shapes.LABEL_SEALED in document["Config"]["Labels"]:
             return None
         await self.remove(ref, force=True)
         body = {**document["Config"], "HostConfig": document["HostConfig"]}

@@ -34,6 +34,8 @@ LABEL_PREFIX = "caisson."
 LABEL_UUID = "caisson.uuid"
 LABEL_PROJECT = "caisson.project"
 LABEL_GROUP = "caisson.group"
+LABEL_VOLUME = "caisson.volume"
+LABEL_SEALED = "caisson.sealed"
 
 OLDEST_API, NEWEST_API = (1, 40), (1, 51)
 

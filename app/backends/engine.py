@@ -33,6 +33,8 @@ class Ability(StrEnum):
     DISK_QUOTA = "disk_quota"
     COMMIT = "commit"
     COPY = "copy"
+    VOLUMES = "volumes"
+    VOLUME_SIZE = "volume_size"
     GROUP = "group"
     ATTACH = "attach"
     IMAGE_TAR = "image_tar"
@@ -78,6 +80,22 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
+class VolumeMount:
+    """A volume of `create_volume` at an absolute path."""
+
+    volume: UUID
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeSeen:
+    """A volume that an engine holds."""
+
+    uuid: UUID
+    project_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerSpec:
     """A wish for one container. cpu in cores, memory in MiB, disk in GiB; 0 is no limit."""
 
@@ -101,6 +119,8 @@ class ContainerSpec:
     privileged: bool = False
     runtime: str | None = None
     network: str | None = None  # a name from `ensure_network`; None is no network at all
+    mounts: Sequence[VolumeMount] = ()
+    sealed: bool = False  # files are written into it before it starts: its settings alone do not make it again
     group: UUID | None = None  # joins the namespaces of this group's sandbox, and has no network of its own
 
 
@@ -506,6 +526,23 @@ class Groups(Protocol):
         ...
 
 
+@runtime_checkable
+class Volumes(Protocol):
+    """Ability VOLUMES: storage that outlives containers. A size is limited only with ability VOLUME_SIZE."""
+
+    async def create_volume(self, uuid: UUID, project_id: str, size: int | None) -> None:
+        """Make it, of `size` GiB at most; one that is there stays as it is."""
+        ...
+
+    async def remove_volume(self, uuid: UUID) -> None:
+        """Remove it; absent is fine. Raises Taken while a container has it, running or not."""
+        ...
+
+    async def volumes(self) -> list[VolumeSeen]:
+        """Every volume that bears our label."""
+        ...
+
+
 PROTOCOLS: Mapping[Ability, type] = {
     Ability.PAUSE: Pauses,
     Ability.KILL: Kills,
@@ -518,6 +555,7 @@ PROTOCOLS: Mapping[Ability, type] = {
     Ability.COMMIT: Commits,
     Ability.IMAGE_TAR: Tars,
     Ability.COPY: Copies,
+    Ability.VOLUMES: Volumes,
     Ability.GROUP: Groups,
     Ability.ATTACH: Attaches,
 }

@@ -11,6 +11,7 @@ from app.routers import (
     images,
     quotas,
     root,
+    volumes,
 )
 
 
@@ -23,6 +24,7 @@ def container_api() -> list[APIRouter]:
         container_changes.router,
         capsules.router,
         container_archives.router,
+        volumes.router,
         images.router,
         images.registries,
         quotas.router,

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app import containers, glance, images, networks
+from app import archives, containers, glance, images, networks, volumes
 from app.answers import Answer
 from app.containers import CreateArgs
 from app.errors import Invalid, NotFound, Unsupported
@@ -21,6 +21,7 @@ from app.routers.container_view import answer, view
 from app.routers.fields import HOST, Cores, Count, Flag, FlagX, Ident, Name, Text, Whole
 from app.routers.requests import asked, base, cloud_image, gateway, json_only, page, paging
 from app.versions import ApiModel, Since, refuse_before, version
+from app.volumes import Wished
 
 router = APIRouter(prefix="/v1/containers", tags=["containers"])
 
@@ -37,16 +38,25 @@ class RestartPolicy(ApiModel):
 class Mount(ApiModel):
     """A volume or an injected file."""
 
-    type: Text | None = None
-    source: Text | None = None
+    type: Literal["volume", "bind"] | None = None
+    source: Annotated[str | None, Field(strict=True, min_length=1)] = None
     destination: Text
     size: Whole | None = None
 
     @model_validator(mode="after")
     def _source_or_size(self) -> "Mount":
-        if self.source is None and self.size is None:
-            raise PydanticCustomError("mount", "needs source and destination, or size and destination")
+        if (self.source is None) == (self.size is None):
+            raise PydanticCustomError("mount", "needs destination and either source or size")
+        if self.type == "bind" and self.source is None:
+            raise PydanticCustomError("mount", "of type bind needs source, the file's content in base64")
         return self
+
+    @property
+    def wished(self) -> Wished:
+        """As ``app.volumes`` takes it. Raises Invalid."""
+        if self.type == "bind":
+            return Wished(self.destination, content=archives.decoded(self.source or "", "source"))
+        return Wished(self.destination, self.source, self.size)
 
 
 class Net(ApiModel):
@@ -228,7 +238,9 @@ async def create_container(
         if body.registry is not None:
             raise Invalid("registry: an image of the image service is pulled from no registry")
         glance.use(box, await cloud_image(request, backend, body.image))
+    mounts = [mount.wished for mount in body.mounts or ()]
     async with tx.writing() as session:
+        await volumes.mount(session, box, mounts, parts.engines[backend], parts.settings, parts.vault)
         if body.registry is not None:
             await images.use_registry(session, box, body.registry)
         policy = (body.image_pull_policy or parts.settings.default_pull_policy).lower()
@@ -348,6 +360,7 @@ def _fill(parts: Gateway, tx: Tx, body: ContainerCreate, box: Container) -> None
     box.labels = {key: _label(key, value) for key, value in (body.labels or {}).items()} or None
     box.interactive, box.tty = body.interactive, _tty(body)
     box.hostname, box.auto_heal, box.auto_remove = body.hostname, body.auto_heal, bool(body.auto_remove)
+    box.hints = body.hints or None
     box.image_pull_policy = body.image_pull_policy or None
     box.restart_policy = _restart(body)
     if (check := body.healthcheck) is not None:
@@ -376,8 +389,6 @@ def _privileges(parts: Gateway, tx: Tx, body: ContainerCreate, box: Container) -
 
 def _unsupported(parts: Gateway, body: ContainerCreate) -> None:
     """What no engine here can do is refused, never dropped."""
-    if body.mounts:
-        raise Unsupported("mounts: volumes and injected files are not supported; leave `mounts` out")
     if body.cpu_policy == "dedicated":
         raise Unsupported("cpu_policy: no engine here pins containers to cores; use the policy shared")
     if body.exposed_ports and body.security_groups and version.get() >= 20:

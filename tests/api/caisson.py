@@ -22,7 +22,7 @@ from app.db import EVERYTHING, in_transaction
 from app.gateway import Gateway
 from app.identity import ROLE_IDS
 from app.main import create_app
-from app.models import Action, Capsule, Container, Image, Registry
+from app.models import Action, Capsule, Container, Image, InjectedFile, Registry, Volume
 from app.settings import IdentitySettings, Settings
 from tests.fake import FakeEngine
 
@@ -31,7 +31,7 @@ PATIENCE = 15.0  # seconds until a wait fails; nothing is asserted about how lon
 BUSY = "busybox"  # an image that the engine holds, whose command is a shell
 PEOPLE = {"member": ("alpha", "member"), "reader": ("alpha", "reader"), "foreign": ("beta", "member")}
 """Who: their project and role. Beside them there is ``admin``, of a third project."""
-Row = TypeVar("Row", Action, Capsule, Container, Image, Registry)
+Row = TypeVar("Row", Action, Capsule, Container, Image, InjectedFile, Registry, Volume)
 
 
 class StrictEngine(FakeEngine):

@@ -52,6 +52,10 @@ SAMPLES: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/v1/capsules"): ("/v1/capsules", template(name="intruder")),
     ("GET", "/v1/capsules/{ident}"): ("/v1/capsules/{capsule}", None),
     ("DELETE", "/v1/capsules/{ident}"): ("/v1/capsules/{capsule}", None),
+    ("GET", "/v1/volumes"): ("/v1/volumes", None),
+    ("POST", "/v1/volumes"): ("/v1/volumes", {"name": "intruder"}),
+    ("GET", "/v1/volumes/{ident}"): ("/v1/volumes/{volume}", None),
+    ("DELETE", "/v1/volumes/{ident}"): ("/v1/volumes/{volume}", None),
     ("GET", "/v1/images"): ("/v1/images", None),
     ("POST", "/v1/images"): ("/v1/images", {"repo": "lab/intruder", "host": "local-host"}),
     ("GET", "/v1/images/{name:path}/search"): ("/v1/images/x/search", None),
@@ -119,6 +123,7 @@ class Alpha:
         image = await self.caisson.ok("GET", f"/v1/images/{self.things['image']}", who="admin")
         capsule = await self.caisson.ok("GET", f"/v1/capsules/{self.things['capsule']}", who="admin")
         del capsule["containers"][0]["status_detail"]
+        await self.caisson.ok("GET", f"/v1/volumes/{self.things['volume']}", who="admin")
         held = self.things["box"], self.things["capsule"]
         actions = [(action.verb, action.state) for uuid in held for action in await self.caisson.actions(uuid)]
         return {k: v for k, v in box.items() if k != "status_detail"}, registry, image, capsule, actions
@@ -137,6 +142,7 @@ async def alpha_of(caisson: Caisson) -> Alpha:
 
     await eventually(pulled, lambda: "the image is not there")
     things = {"box": box["uuid"], "request": request, "registry": registry["registry"]["uuid"], "image": image}
+    things["volume"] = (await caisson.ok("POST", "/v1/volumes", {"name": "alphas"}))["uuid"]
     things["capsule"] = (await made(caisson))["uuid"]
     things["project"] = await caisson.project("alpha")
     return Alpha(caisson, things)

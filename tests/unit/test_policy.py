@@ -63,7 +63,8 @@ def test_every_rule_of_upstream_is_there_with_its_default() -> None:
             noun = word
         else:
             upstream.add(noun + word)
-    assert set(RULES) - upstream == {"container:create:host_port"}
+    volumes = {f"volume:{verb}" for verb in ("create", "delete", "get_all", "get_one")}
+    assert set(RULES) - upstream == {"container:create:host_port"} | volumes
     assert upstream <= set(RULES)
     assert {rule for rule, who in RULES.items() if who is Who.NOBODY} == {"container:create:privileged"}
     for rule in upstream - {"container:create:privileged", "image:search"}:

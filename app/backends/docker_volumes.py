@@ -1,0 +1,62 @@
+"""The Docker engine's volumes: named after our uuid, labelled with it and with the project."""
+
+import json
+from typing import Any
+from uuid import UUID
+
+from app.backends import docker_shapes as shapes
+from app.backends.docker_calls import Calls
+from app.backends.engine import ContainerSpec, VolumeSeen
+from app.errors import Gone
+
+
+class DockerVolumes:
+    """What `DockerEngine` can do with volumes."""
+
+    calls: Calls
+
+    async def create_volume(self, uuid: UUID, project_id: str, size: int | None) -> None:
+        """Make it, with `size` in GiB where the storage can limit it; one that is there stays as it is."""
+        body: dict[str, Any] = {"Name": volume_name(uuid), "Driver": "local", "Labels": _labels(uuid, project_id)}
+        if size is not None:
+            body["DriverOpts"] = {"size": f"{size}G"}
+        await self.calls.call("POST", "volumes/create", body=body)
+
+    async def remove_volume(self, uuid: UUID) -> None:
+        """Remove it; absent is fine. Raises Taken while a container has it, running or not."""
+        try:
+            await self.calls.call("DELETE", f"volumes/{volume_name(uuid)}")
+        except Gone:
+            return
+
+    async def volumes(self) -> list[VolumeSeen]:
+        """Every volume that bears our label."""
+        label = json.dumps({"label": [shapes.LABEL_VOLUME]})
+        listed = await self.calls.call("GET", "volumes", {"filters": label})
+        return [
+            VolumeSeen(UUID(labels[shapes.LABEL_VOLUME]), labels.get(shapes.LABEL_PROJECT, ""))
+            for document in listed["Volumes"] or ()
+            if document["Name"] == f"caisson-{(labels := document['Labels'])[shapes.LABEL_VOLUME]}"
+        ]
+
+
+def volume_name(uuid: UUID) -> str:
+    """The name in the engine of the volume `uuid`."""
+    return f"caisson-{uuid}"
+
+
+def mounts(spec: ContainerSpec) -> list[dict[str, Any]]:
+    """Docker's words for a container's volumes. One that is absent would be made by the daemon: with these labels."""
+    return [
+        {
+            "Type": "volume",
+            "Source": volume_name(mount.volume),
+            "Target": mount.path,
+            "VolumeOptions": {"Labels": _labels(mount.volume, spec.project_id)},
+        }
+        for mount in spec.mounts
+    ]
+
+
+def _labels(uuid: UUID, project_id: str) -> dict[str, str]:
+    return {shapes.LABEL_VOLUME: str(uuid), shapes.LABEL_PROJECT: project_id}
