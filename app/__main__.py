@@ -22,6 +22,8 @@ from app.lock import only_process
 from app.main import create_app
 from app.settings import Settings
 
+WEBSOCKET_MESSAGE = 1024 * 1024  # bytes that a client may send in one
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; what is wrong is one line on standard error."""
@@ -71,6 +73,7 @@ def _serve(settings: Settings) -> int:
     except OSError as error:
         print(f"caisson: cannot listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)
         return 1
+    _notice_dead_peers(listener)
     config = uvicorn.Config(
         create_app(settings),
         log_level="warning",
@@ -78,6 +81,10 @@ def _serve(settings: Settings) -> int:
         server_header=False,
         timeout_graceful_shutdown=int(settings.shutdown_seconds),
         lifespan="on",
+        # python-zunclient waits for output once it has met a ping, and no longer for what is typed.
+        ws_ping_interval=None,
+        ws_per_message_deflate=False,
+        ws_max_size=WEBSOCKET_MESSAGE,
     )
     server = uvicorn.Server(config)
     # Once it has shut down, uvicorn raises the signal that asked for it once more; to be asked to end is no error here.
@@ -85,6 +92,14 @@ def _serve(settings: Settings) -> int:
     with suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
     return 0 if server.started else 1
+
+
+def _notice_dead_peers(listener: socket.socket) -> None:
+    """Connections inherit this: the system asks after idle peers, and ends what does not answer for two minutes."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 async def _migrate(settings: Settings) -> int:

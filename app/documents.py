@@ -216,6 +216,9 @@ EXAMPLES: Mapping[str, Any] = {
     "commit_container": {"uuid": _UUID},
     "container_logs": "PING 127.0.0.1 (127.0.0.1): 56 data bytes\n",
     "execute_in_container": {"output": "hi\n", "exit_code": 0, "exec_id": None, "proxy_url": None},
+    "attach_to_container": f"ws://127.0.0.1:9517/container/websocket?token=k3x...&uuid={_UUID}",
+    "resize_container_terminal": None,
+    "resize_exec_terminal": None,
     "container_top": {"Titles": ["UID", "PID", "CMD"], "Processes": [["root", "6149", "sleep 1000"]]},
     "container_stats": {
         "CONTAINER": "pingtest",

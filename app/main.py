@@ -23,6 +23,7 @@ from app.policy import Policy
 from app.routers import container_api
 from app.routers.identity import identity_api
 from app.settings import Settings
+from app.streams import Streams
 from app.vault import Vault, open_vault
 from app.versions import VersionMiddleware
 from app.worker import Worker
@@ -77,7 +78,7 @@ def create_app(settings: Settings, engines: Engines | None = None) -> ASGIApp:
 def _layers(api: FastAPI, gateway: Gateway) -> ASGIApp:
     limited = Intake(api, gateway.settings.max_body_bytes, gateway.settings.max_archive_bytes)
     versioned = VersionMiddleware(limited, render)
-    return Gate(AuthMiddleware(versioned, gateway.authenticator, is_public))
+    return Streams(Gate(AuthMiddleware(versioned, gateway.authenticator, is_public)), gateway)
 
 
 def _identity(settings: Settings, database: Database, vault: Vault) -> tuple[TokenSource, EmbeddedIdentity | None]:

@@ -17,7 +17,7 @@ from sqlalchemy import delete
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import actions, capsules, containers
+from app import actions, capsules, containers, tickets
 from app.actions import SYSTEM, Again, Job, Outcome, step
 from app.backends.engine import ContainerEngine, Seen, State, Watches
 from app.db import EVERYTHING, Database
@@ -199,8 +199,9 @@ async def observe(job: Job) -> Outcome:
 
 @step("history", "prune")
 async def prune(job: Job) -> Outcome:
-    """Forget finished actions of resources that are gone, after `history_days`."""
+    """Forget finished actions of resources that are gone, after `history_days`, and tickets that expired."""
     async with job.database.transaction(EVERYTHING) as session:
+        await tickets.prune(session)
         before = await actions.clock(session) - job.settings.history_days * 86400
         await session.exec(
             delete(Action)

@@ -108,6 +108,11 @@ class Settings(BaseSettings):
     page_limit: int = Field(1000, ge=1, description="Most rows in one page (Zun's api.max_limit).")
     execute_timeout: float = Field(15.0, gt=0, description="Seconds a synchronous exec may take before 409.")
 
+    ticket_seconds: float = Field(60.0, gt=0, le=3600, description="How long a websocket's URL waits to be opened.")
+    allowed_origins: list[str] = Field(
+        default_factory=list, description="Hosts beside our own whose web pages may open websockets, such as Horizon's."
+    )
+
     default_cpu: float = Field(1.0, ge=0, description="Cores when a request names none; 0 is no limit.")
     minimum_cpu: float = 0.1
     maximum_cpu: float = 16.0

@@ -27,7 +27,7 @@ class Process:
         self.code: int | None = None
         self.started = self.hung_up = False
         self._typed = b""
-        self._output = bytearray()
+        self.output = bytearray()
         self._changed = asyncio.Event()
 
     def start(self) -> None:
@@ -63,7 +63,7 @@ class Process:
 
     def say(self, data: bytes) -> None:
         """Output."""
-        self._output += data.replace(b"\n", b"\r\n") if self.tty else data
+        self.output += data.replace(b"\n", b"\r\n") if self.tty else data
         self._changed.set()
 
     def end(self, code: int) -> None:
@@ -71,14 +71,18 @@ class Process:
             self.code = code
         self._changed.set()
 
+    @property
+    def unread(self) -> int:
+        return len(self.output)
+
     async def read(self) -> bytes:
-        while not self._output:
+        while not self.output:
             if self.code is not None:
                 return b""
             self._changed.clear()
             await self._changed.wait()
-        data = bytes(self._output[:FLOW])
-        del self._output[:FLOW]
+        data = bytes(self.output[:FLOW])
+        del self.output[:FLOW]
         return data
 
     async def write(self, data: bytes) -> None:
@@ -204,9 +208,9 @@ class FakeStreams:
         if not box.spec.interactive:
             return
         process.hear(data)
-        if process._output:
-            said = bytes(process._output)
-            process._output.clear()
+        if process.output:
+            said = bytes(process.output)
+            process.output.clear()
             self.write(box.seen.uuid, said)
         if process.code is not None:
             self._end(box, process.code)

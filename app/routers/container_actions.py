@@ -1,8 +1,6 @@
 """What can be done to one container: Zun's actions (zun-api, sections 3.1 to 3.9)."""
 
-import shlex
 from collections.abc import Awaitable
-from datetime import UTC, datetime
 from signal import Signals
 from typing import Annotated, Any, TypeVar, cast
 
@@ -12,12 +10,12 @@ from pydantic import Field
 
 from app import actions, containers, observe
 from app.actions import StepArgs
-from app.backends.engine import ContainerEngine, Execs, LogOptions, Measures, Stats
+from app.backends.engine import ContainerEngine, Measures, Stats
 from app.containers import KillArgs, TimeoutArgs, check_ability, check_state
-from app.errors import Conflict, Gone, Invalid, NotFound, Unsupported
+from app.errors import Conflict, Gone, Invalid, NotFound
 from app.models import Action, ActionState, Container
 from app.policy import Tx, allow
-from app.routers.fields import Flag, FlagX, Whole
+from app.routers.fields import Whole
 from app.routers.requests import asked, either, gateway, iso_time, parameters
 from app.versions import ApiModel
 
@@ -57,41 +55,6 @@ class Kill(ApiModel):
             "such as SIGTERM, TERM or 15",
             code="schema-validation-error",
         )
-
-
-class Logs(ApiModel):
-    """Which part of the log."""
-
-    stdout: FlagX = True
-    stderr: FlagX = True
-    timestamps: FlagX = False
-    tail: Annotated[str, Field(max_length=255)] = "all"
-    since: Annotated[str | None, Field(pattern=r"^([0-9]{1,12}|None|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{1,3})$")] = None
-
-    @property
-    def options(self) -> LogOptions:
-        """As engines take it. Raises Invalid for a date that does not exist."""
-        tail = int(self.tail) if self.tail.isascii() and self.tail.isdigit() and len(self.tail) < 10 else None
-        return LogOptions(self.stdout, self.stderr, self.timestamps, tail, _since(self.since))
-
-
-class Execute(ApiModel):
-    """A command to run inside."""
-
-    command: Annotated[str, Field(strict=True, min_length=1, max_length=64 * 1024)]
-    run: Flag = True
-    interactive: Flag = False
-
-    @property
-    def words(self) -> list[str]:
-        """The command split by the shell's rules; no shell runs it. Raises Invalid."""
-        try:
-            words = shlex.split(self.command)
-        except ValueError as error:
-            raise Invalid(f"command: {error}", code="schema-validation-error") from None
-        if not words:
-            raise Invalid("command: there is no word in it", code="schema-validation-error")
-        return words
 
 
 class TopQuery(ApiModel):
@@ -147,38 +110,6 @@ async def kill(
 ) -> Response:
     """Sends a signal, SIGKILL when none is named."""
     return await submit(request, ident, tx, "kill", KillArgs(signal=how.checked))
-
-
-@router.get("/logs", summary="Logs", operation_id="container_logs")
-async def logs(
-    request: Request, ident: str, query: Annotated[Logs, Query()], tx: Annotated[Tx, acting("logs")]
-) -> Response:
-    """The log as one JSON string; bytes that are no UTF-8 are replaced."""
-    options = query.options
-    box, engine = await reach(request, ident, tx, "logs")
-
-    async def read() -> bytes:
-        return b"".join([chunk async for chunk in engine.logs(ref_of(box), options)])
-
-    return JSONResponse((await asking(request, box, engine, read())).decode(errors="replace"))
-
-
-@router.post("/execute", summary="Execute", operation_id="execute_in_container", openapi_extra=parameters(Execute))
-async def execute(
-    request: Request,
-    ident: str,
-    how: Annotated[Execute, Depends(either(Execute))],
-    tx: Annotated[Tx, acting("execute")],
-) -> Response:
-    """Runs a command inside to its end; output and errors come merged."""
-    words = how.words
-    box, engine = await reach(request, ident, tx, "execute")
-    if not how.run or how.interactive:
-        raise Unsupported("interactive exec is not supported yet; run the command with run=true and interactive=false")
-    limit = gateway(request).settings.execute_timeout
-    result = await asking(request, box, engine, _execs(engine).execute(ref_of(box), words, limit))
-    output = result.output.decode(errors="replace")
-    return JSONResponse({"output": output, "exit_code": result.exit_code, "exec_id": None, "proxy_url": None})
 
 
 @router.get("/top", summary="Processes", operation_id="container_top")
@@ -261,12 +192,8 @@ def check_needs(engine: ContainerEngine, verb: str) -> None:
         check_ability(engine, ability, f"{verb} containers", instead)
 
 
-def _execs(engine: ContainerEngine) -> Execs:
-    """The engine as `check_needs` found it to be; declared abilities and protocols agree (conformance suite)."""
-    return cast(Execs, engine)
-
-
 def _measures(engine: ContainerEngine) -> Measures:
+    """The engine as `check_needs` found it to be; declared abilities and protocols agree (conformance suite)."""
     return cast(Measures, engine)
 
 
@@ -316,14 +243,3 @@ def _events(row: Action, tells: bool) -> list[dict[str, Any]]:
             "traceback": row.message if tells and result == "Error" else None,
         }
     ]
-
-
-def _since(value: str | None) -> float | None:
-    if value in (None, "None"):
-        return None
-    if value.isdigit():
-        return float(value)
-    try:
-        return datetime.strptime(value, "%Y-%m-%d %H:%M:%S,%f").replace(tzinfo=UTC).timestamp()
-    except ValueError as error:
-        raise Invalid(f"since: {error}", code="schema-validation-error") from None

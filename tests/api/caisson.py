@@ -46,8 +46,9 @@ class StrictEngine(FakeEngine):
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A running application: its parts, a client, and the token of its administrator."""
+    """A running application with all its layers, its parts, a client, and the token of its administrator."""
 
+    app: Any
     api: FastAPI
     engine: StrictEngine
     client: httpx.AsyncClient
@@ -258,9 +259,9 @@ async def running(url: str, folder: Any, people: Sequence[str] = tuple(PEOPLE), 
     while not isinstance(api, FastAPI):
         api = next(vars(api)[name] for name in ("app", "_app") if name in vars(api))
     async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-        found = Running(api, engine, client, {})
+        found = Running(app, api, engine, client, {})
         await eventually(_pinged(found), lambda: "the engine was not pinged")
-        yield Running(api, engine, client, await _logins(found, people))
+        yield Running(app, api, engine, client, await _logins(found, people))
 
 
 def _pinged(found: Running) -> Callable[[], Awaitable[bool]]:

@@ -120,13 +120,6 @@ async def test_a_body_that_is_no_object_counts_as_none(standing: Caisson, body: 
     assert "'command' is a required property" in error_of(answer, 400, "schema-validation-error")["title"]
 
 
-async def test_interactive_exec_is_refused_with_a_way_out(caisson: Caisson) -> None:
-    uuid = await running_box(caisson)
-    for query in ("run=False", "interactive=True", "run=False&interactive=True"):
-        answer = await caisson.call("POST", f"/v1/containers/{uuid}/execute?command=sh&{query}")
-        assert "run=true" in error_of(answer, 501, "unsupported")["title"]
-
-
 async def test_a_command_that_does_not_end_is_409(caisson: Caisson) -> None:
     uuid = await running_box(caisson)
     caisson.engine.fail_next("execute", Taken("the command did not end within 15 seconds"))

@@ -41,6 +41,11 @@ SAMPLES: dict[tuple[str, str], tuple[str, Any]] = {
         "/v1/containers/{box}/put_archive?path=/tmp", {"data": base64.b64encode(one_file("/intruder", b"")).decode()},
     ),
     ("POST", "/v1/containers/{ident}/execute"): ("/v1/containers/{box}/execute?command=true", None),
+    ("POST", "/v1/containers/{ident}/execute_resize"): (
+        f"/v1/containers/{{box}}/execute_resize?exec_id={'0' * 64}&h=1&w=1", None,
+    ),
+    ("GET", "/v1/containers/{ident}/attach"): ("/v1/containers/{box}/attach", None),
+    ("POST", "/v1/containers/{ident}/resize"): ("/v1/containers/{box}/resize?h=1&w=1", None),
     ("GET", "/v1/containers/{ident}/logs"): ("/v1/containers/{box}/logs", None),
     ("GET", "/v1/containers/{ident}/top"): ("/v1/containers/{box}/top", None),
     ("GET", "/v1/containers/{ident}/stats"): ("/v1/containers/{box}/stats", None),
