@@ -40,7 +40,6 @@ ON_PURPOSE: dict[str, tuple[int | tuple[int, ...], str]] = {
     "kill stopped": (409, "Zun showed Running: its kill had been refused"),
     "pause stopped": (409, "Zun showed Running: its kill had been refused"),
     "top bad": (400, "Zun splits a query at `;`; here ps itself refuses the argument"),
-    "exec interactive": (501, "interactive exec is not there yet"),
     "delete reader": (403, "a reader only reads"),
 }
 DOCUMENT = Path(__file__).parents[2] / "docs" / "compatibility.md"
