@@ -253,7 +253,7 @@ def spec_of(box: Container, network: str | None, settings: Settings) -> Containe
         tty=box.tty,
         privileged=box.privileged,
         runtime=box.runtime,
-        network=network,
+        network=None if box.nets == [] else network,  # detached from its project's network
         mounts=volumes_of(box),
         sealed=any(mount["type"] == "bind" for mount in box.mounts or ()),
         group=UUID(box.capsule_id) if box.capsule_id else None,

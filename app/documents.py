@@ -196,6 +196,23 @@ EXAMPLES: Mapping[str, Any] = {
     **{f"{operation}_quotas": _QUOTAS for operation in ("show", "show_default", "update")},
     **{f"{operation}_quota_class": _QUOTAS for operation in ("show", "update")},
     "delete_quotas": None,
+    "list_container_networks": {
+        "networks": [
+            {
+                "net_id": "24d0a6a1-3b5f-5a63-8d0e-6d0a2a8e3c11",
+                "port_id": "0c1c42b4-2a2e-5a0b-9f3c-9b9d9d0e7f51",
+                "fixed_ips": [
+                    {
+                        "subnet_id": "7b9e1a8a-4a52-5f3a-9a57-0f6c1d1b2c33",
+                        "version": 4,
+                        "ip_address": "10.221.7.2",
+                    }
+                ],
+            }
+        ]
+    },
+    "attach_container_network": None,
+    "detach_container_network": None,
     "list_capsules": {"capsules": [_CAPSULE], "next": None},
     "create_capsule": _CAPSULE | {"status": "Creating", "addresses": None, "updated_at": None},
     "show_capsule": _CAPSULE,

@@ -348,6 +348,18 @@ class FakeEngine(FakeChanges, FakeGroups, FakeStreams, FakeImages, FakeVolumes):
             if all(box.spec.network != name for box in self._boxes.values()):
                 self._networks.pop(project_id, None)
 
+    async def join_network(self, ref: str, project_id: str) -> None:
+        async with self._verb("join_network"):
+            name = self._networks.setdefault(project_id, f"fake-{project_id}")
+            box = self._box(ref)
+            box.spec = replace(box.spec, network=name)
+
+    async def leave_network(self, ref: str, project_id: str) -> None:
+        async with self._verb("leave_network"):
+            box = self._box(ref)
+            if box.spec.network == self._networks.get(project_id):
+                box.spec = replace(box.spec, network=None)
+
     # Events
 
     async def watch(self) -> AsyncIterator[EngineEvent]:

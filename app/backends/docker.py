@@ -25,6 +25,7 @@ from app.backends.docker_calls import Calls, container_path, find_url, next_chun
 from app.backends.docker_changes import DockerChanges
 from app.backends.docker_groups import DockerGroups
 from app.backends.docker_images import DockerImages
+from app.backends.docker_networks import DockerNetworks
 from app.backends.docker_streams import DockerStreams
 from app.backends.docker_volumes import DockerVolumes, mounts
 from app.backends.engine import (
@@ -54,7 +55,7 @@ def make(name: str, backend: BackendSettings, settings: Settings) -> ContainerEn
     return DockerEngine(name, backend, settings)
 
 
-class DockerEngine(DockerChanges, DockerGroups, DockerStreams, DockerImages, DockerVolumes):
+class DockerEngine(DockerChanges, DockerGroups, DockerNetworks, DockerStreams, DockerImages, DockerVolumes):
     """A Docker daemon, on this host or on another.
 
     Attributes:

@@ -440,6 +440,14 @@ class Networks(Protocol):
         """Remove it when nothing uses it; in use or absent is fine."""
         ...
 
+    async def join_network(self, ref: str, project_id: str) -> None:
+        """Connect a container, running or not, with its project's network, made when absent; again is fine."""
+        ...
+
+    async def leave_network(self, ref: str, project_id: str) -> None:
+        """Disconnect a container from it; it stays off when it starts again. Not connected is fine."""
+        ...
+
 
 @runtime_checkable
 class Watches(Protocol):

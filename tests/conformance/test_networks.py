@@ -2,10 +2,11 @@
 
 import asyncio
 from secrets import token_hex
+from uuid import uuid4
 
 import pytest
 
-from app.backends.engine import Networks
+from app.backends.engine import Networks, State
 from app.errors import Gone
 from tests.conformance.place import Place
 
@@ -78,3 +79,36 @@ async def test_a_container_without_a_network(place: Place) -> None:
 async def test_a_container_in_a_network_that_is_not_there(place: Place) -> None:
     with pytest.raises(Gone, match="no-such-network"):
         await place.run("sleep", "1000", network="no-such-network")
+
+
+async def test_off_the_network_and_on_again(place: Place) -> None:
+    assert isinstance(place.engine, Networks)
+    name = await place.engine.ensure_network(place.project)
+    seen = await place.run("sleep", "1000", network=name)
+    for _ in range(2):
+        await place.engine.leave_network(seen.ref, place.project)
+        assert list((await place.seen(seen.uuid)).addresses) == []
+    # It does not come back by itself, not even when the network went meanwhile.
+    await place.engine.remove_network(place.project)
+    await place.engine.restart(seen.ref, 0)
+    seen = await place.seen(seen.uuid)
+    assert (seen.state, list(seen.addresses)) == (State.RUNNING, [])
+    for _ in range(2):
+        await place.engine.join_network(seen.ref, place.project)
+        (address,) = (await place.seen(seen.uuid)).addresses
+        assert address.network == name
+    await place.engine.restart(seen.ref, 0)
+    assert len((await place.seen(seen.uuid)).addresses) == 1
+
+
+async def test_off_the_network_while_it_is_stopped(place: Place) -> None:
+    assert isinstance(place.engine, Networks)
+    name = await place.engine.ensure_network(place.project)
+    made = await place.engine.create(uuid4(), place.spec("sleep", "1000", network=name))
+    await place.engine.leave_network(made.ref, place.project)
+    await place.engine.start(made.ref)
+    assert list((await place.seen(made.uuid)).addresses) == []
+    await place.engine.stop(made.ref, 0)
+    await place.engine.join_network(made.ref, place.project)
+    await place.engine.start(made.ref)
+    assert [address.network for address in (await place.seen(made.uuid)).addresses] == [name]
