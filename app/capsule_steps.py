@@ -6,13 +6,12 @@ member's row is written as soon as the engine's answer is known, fenced by the a
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 from uuid import UUID
 
 from app import actions, capsules
 from app.actions import Again, Done, Failed, Job, Outcome, step
-from app.backends.engine import ContainerSpec, Groups, Seen, State
+from app.backends.engine import Groups, Seen, State
 from app.capsules import CreateArgs
 from app.container_steps import LOOK_AGAIN, drop_network, ensure_network, missing_image, no_image
 from app.containers import STOP_GRACE, DeleteArgs, epoch, spec_of
@@ -155,19 +154,12 @@ async def _made(job: Job, box: Container, sandbox: Seen) -> None:
         seen = None
     if seen is None:
         try:
-            seen = await job.engine.create(UUID(box.uuid), _spec(job, box))
+            seen = await job.engine.create(UUID(box.uuid), spec_of(box, None, job.settings))
         except (Gone, Unavailable):
             raise
         except EngineError as error:
             raise await _stopped(job, box, error.title) from error
         await _record(job, box, capsules.member_changes(box, seen))
-
-
-def _spec(job: Job, box: Container) -> ContainerSpec:
-    """A member that asks for nothing gets what any container gets that asks for nothing."""
-    cpu = job.settings.default_cpu if box.cpu is None else box.cpu
-    memory = job.settings.default_memory if box.memory is None else box.memory
-    return replace(spec_of(box, None, job.settings), cpu=cpu, memory=memory)
 
 
 async def _started(job: Job, box: Container, sandbox: Seen) -> None:

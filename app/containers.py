@@ -153,9 +153,13 @@ async def find(session: AsyncSession, ident: str, *, own_project: str | None = N
     return rows[0]
 
 
-def check_own(box: Container) -> None:
+LOOKS = ("logs", "execute", "top", "stats", "attach", "resize", "execute_resize", "get_archive", "network_list")
+"""What can be done to a capsule's member."""
+
+
+def check_own(box: Container, verb: str = "") -> None:
     """Raises Conflict for a capsule's member: it can be looked into, and only its capsule changes it."""
-    if box.capsule_id is not None:
+    if box.capsule_id is not None and verb not in LOOKS:
         raise Conflict(f"Container {box.uuid} is a member of capsule {box.capsule_id}: change or delete the capsule")
 
 

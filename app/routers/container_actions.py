@@ -11,7 +11,7 @@ from pydantic import Field
 from app import actions, containers, observe
 from app.actions import StepArgs
 from app.backends.engine import ContainerEngine, Measures, Stats
-from app.containers import KillArgs, TimeoutArgs, check_ability, check_state
+from app.containers import KillArgs, TimeoutArgs, check_ability, check_own, check_state
 from app.errors import Conflict, Gone, Invalid, NotFound
 from app.models import Action, ActionState, Container
 from app.policy import Tx, allow
@@ -167,6 +167,7 @@ async def reach(request: Request, ident: str, tx: Tx, verb: str) -> tuple[Contai
     """The container and its engine, for a call in the request. Raises WrongState, Unsupported, Invalid."""
     async with tx.reading() as session:
         box = await containers.find(session, ident, own_project=tx.caller.project_id)
+    check_own(box, verb)
     check_state(box, verb)
     engine = gateway(request).engines[box.backend]
     check_needs(engine, verb)

@@ -38,18 +38,18 @@ async def test_a_capsule_is_made(caisson: Caisson) -> None:
     shown = await until(caisson, fresh["uuid"], "Running")
     assert set(shown) == CAPSULE
     assert shown["restart_policy"] == {"MaximumRetryCount": "0", "Name": "always"}
-    assert (shown["cpu"], shown["memory"], shown["labels"]) == (0, "0", {"app": "web"})
+    assert (shown["cpu"], shown["memory"], shown["labels"]) == (1.0, "512", {"app": "web"})
     (addresses,) = shown["addresses"].values()
     assert addresses[0]["version"] == 4
     (member,) = shown["containers"]
     assert set(member) == MEMBER
     assert (member["status"], member["command"], member["environment"]) == ("Running", ["sleep", "1000"], {"A": "1"})
-    assert (member["image_driver"], member["disk"], member["cpu"], member["memory"]) == (None, 0, None, None)
+    assert (member["image_driver"], member["disk"], member["cpu"], member["memory"]) == (None, 0, 1.0, "512")
     assert member["name"].startswith("capsule-pod-")
     assert shown["init_containers"] == []
     spec = caisson.engine.spec(UUID(member["uuid"]))
     assert (spec.group, spec.network) == (UUID(shown["uuid"]), None)
-    assert spec.memory == caisson.settings.default_memory  # what asks for nothing is limited all the same
+    assert spec.memory == 512  # what asks for nothing is limited all the same
 
 
 async def test_the_old_shape(caisson: Caisson) -> None:
@@ -219,11 +219,14 @@ async def test_members_can_be_looked_into(caisson: Caisson) -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [("POST", f"/{verb}") for verb in ("start", "stop", "reboot", "pause", "unpause", "kill")]
-    + [("DELETE", ""), ("DELETE", "?stop=1"), ("DELETE", "?force=1")],
+    + [("DELETE", ""), ("DELETE", "?stop=1"), ("DELETE", "?force=1"), ("PATCH", ""), ("POST", "/rebuild")]
+    + [("POST", "/resize_container"), ("POST", "/commit?repository=mine"), ("POST", "/put_archive?path=/")],
 )
 async def test_members_cannot_be_changed(caisson: Caisson, method: str, path: str) -> None:
     capsule = await made(caisson)
-    answer = await caisson.call(method, f"/v1/containers/{capsule['containers'][0]['uuid']}{path}", who="admin")
+    bodies = {"": {"name": "other"}, "/resize_container": {"memory": 64}, "/put_archive?path=/": {"data": ""}}
+    body = bodies.get(path) if method != "DELETE" else None
+    answer = await caisson.call(method, f"/v1/containers/{capsule['containers'][0]['uuid']}{path}", body, who="admin")
     assert capsule["uuid"] in error_of(answer, 409, "conflict")["title"]
 
 

@@ -103,7 +103,7 @@ class Gateway:
     """One replica. It is started, killed and started again; proxy, port and data directory stay.
 
     Attributes:
-        accepted: the request ids of all that it answered with 202 or 204 to a write on a container or an image.
+        accepted: the request ids of all that it answered with 202 or 204 to a write on a resource.
         project_id: the project that the administrator is logged in to; known after the first start.
     """
 
@@ -198,7 +198,11 @@ class Gateway:
     async def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Any request. One that it accepts is remembered. Raises httpx.TransportError when there is no answer."""
         answer = await self._client.request(method, path, **options)
-        if method != "GET" and answer.status_code in (202, 204) and path.startswith(("/v1/containers", "/v1/images")):
+        if (
+            method != "GET"
+            and answer.status_code in (202, 204)
+            and path.startswith(("/v1/containers", "/v1/capsules", "/v1/images"))
+        ):
             self.accepted.append(answer.headers["x-openstack-request-id"])
         return answer
 

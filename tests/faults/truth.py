@@ -43,11 +43,13 @@ class Truth:
             return [dict(row) for row in (await connection.execute(text(statement), values)).mappings()]
 
     async def actions(self, **where: Any) -> list[dict[str, Any]]:
-        """Actions on containers and images, in the order of their ids, with `taken`: whether a live lease is on it."""
+        """Actions on containers, capsules and images, by id, with `taken`: whether a live lease is on it."""
         now = "extract(epoch from clock_timestamp())"
         if "sqlite" in self.database_url:
             now = "(julianday('now') - 2440587.5) * 86400.0"
-        condition = " AND ".join(["resource_kind IN ('container', 'image')", *(f"{name} = :{name}" for name in where)])
+        condition = " AND ".join(
+            ["resource_kind IN ('container', 'capsule', 'image')", *(f"{name} = :{name}" for name in where)]
+        )
         return await self.rows(
             f"SELECT *, coalesce(lease_until > {now}, false) AS taken FROM action WHERE {condition} ORDER BY id",
             **where,
@@ -110,7 +112,11 @@ class Truth:
     async def _differences(self, project_id: str) -> list[str]:
         rows = {row["uuid"]: row for row in await self.rows("SELECT * FROM container")}
         shown = await self.engine_containers(project_id)
-        wrong = [f"{uuid}: in the engine and without a row" for uuid in shown.keys() - rows.keys()]
+        pods = {row["uuid"]: row for row in await self.rows("SELECT * FROM capsule")}
+        wrong = [f"{uuid}: in the engine and without a row" for uuid in shown.keys() - rows.keys() - pods.keys()]
+        for uuid, pod in pods.items():
+            if pod["task_state"] is not None or (pod["status"] == "Running") != (uuid in shown):
+                wrong.append(f"capsule {uuid}: {pod['status']}, {pod['task_state']}, sandbox: {uuid in shown}")
         for uuid, row in rows.items():
             what = f"{row['name']} ({uuid})"
             if row["task_state"] is not None:

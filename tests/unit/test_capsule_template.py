@@ -142,11 +142,11 @@ def test_what_a_capsule_asks_for() -> None:
     def entry(cpu: float, memory: int) -> dict[str, Any]:
         return {"image": "busybox", "resources": {"requests": {"cpu": cpu, "memory": memory}}}
 
-    template = changed("spec.containers", [entry(0.1, 100), entry(0.2, 50), {"image": "busybox"}])
+    template = changed("spec.containers", [entry(0.1, 100), entry(0.2, 50)])
     template["spec"]["initContainers"] = [entry(1, 20), entry(0.5, 400)]
     capsule = parsed(template).capsule
     assert (capsule.cpu, capsule.memory) == (1.0, 400)
-    assert (parsed(GOOD).capsule.cpu, parsed(GOOD).capsule.memory) == (0.0, 0)
+    assert (parsed(GOOD).capsule.cpu, parsed(GOOD).capsule.memory) == (1.0, 512)  # what containers get by default
 
 
 def test_names() -> None:
