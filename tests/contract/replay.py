@@ -27,7 +27,8 @@ AS_IT_HAPPENS = frozenset({"status_reason", "status_detail", "task_state", "upda
 
 @dataclass(frozen=True)
 class Call:
-    """One recorded call. `who` is a caller's role, None for no token, anything else a token itself."""
+    """One recorded call. `who` is a caller's role, None for no token, anything else a token itself. `status` is None
+    where Zun's process failed without an answer."""
 
     name: str
     who: str | None
@@ -35,7 +36,7 @@ class Call:
     path: str
     headers: dict[str, str]
     body: Any
-    status: int
+    status: int | None
     answer_headers: dict[str, str]
     answer: Any
 
