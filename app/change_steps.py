@@ -5,12 +5,12 @@ from typing import Any, cast
 import structlog
 from sqlmodel import select
 
-from app import glance, images, volumes
+from app import glance, images, plugging, volumes
 from app.actions import Again, Done, Failed, Job, Outcome, step
 from app.backends.engine import Commits, ImageSeen, Seen, State, Tars, Updates
 from app.changes import CommitArgs, LimitsArgs, RebuildArgs
-from app.container_steps import ensure_network, look, missing_image, no_image, outcome, refused, retry_gone
-from app.containers import changes_of, spec_of, uuid_of
+from app.container_steps import look, missing_image, no_image, outcome, refused, retry_gone, wish
+from app.containers import changes_of, uuid_of
 from app.errors import (
     Conflict,
     EngineError,
@@ -67,6 +67,7 @@ async def rebuild(job: Job) -> Outcome:
         return Again(0, {**job.memo, "old": seen.ref if seen else "", "defaults": await _has_defaults(job)})
     if job.memo["defaults"]:
         box.command = box.entrypoint = None
+    places = await plugging.plug(job, box)
     if seen is None or seen.ref == job.memo["old"]:
         try:
             if await missing_image(job, box, job.args.pull):
@@ -75,15 +76,16 @@ async def rebuild(job: Job) -> Outcome:
             raise
         except EngineError as error:
             return _kept(job, seen, error.title)
-        network = await ensure_network(job.engine, box.project_id)
+        spec = await wish(job, box, places)
         if seen is not None:
             await job.engine.remove(seen.ref, force=True)
         try:
             await volumes.prepare(job, box)
-            seen = await job.engine.create(uuid_of(box), spec_of(box, network, job.settings))
+            seen = await job.engine.create(uuid_of(box), spec)
         except Gone as error:  # the image or network went away between two calls
             return await retry_gone(job, error)
     await volumes.inject(job, box, seen)
+    await plugging.join(job, box, seen, places)
     if job.args.run and seen.state == State.CREATED:
         try:
             await job.engine.start(seen.ref)
@@ -94,7 +96,8 @@ async def rebuild(job: Job) -> Outcome:
         except EngineError as error:
             return Failed(error.title, changes_of(box, seen) | {"status": Status.ERROR, "status_reason": error.title})
         seen = await look(job) or seen
-    return Done(changes_of(box, seen) | {"status_reason": None})
+    await plugging.guard(job, box)
+    return Done(changes_of(box, seen) | plugging.fields(box) | {"status_reason": None})
 
 
 async def _has_defaults(job: Job) -> bool:

@@ -4,14 +4,16 @@ Each looks at the engine first and does the one missing thing, so running it twi
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
 from sqlmodel import col, select
 
-from app import glance, images, volumes
+from app import glance, images, plugging, volumes
 from app.actions import Again, Done, Failed, Job, Outcome, step
-from app.backends.engine import ContainerEngine, Kills, Networks, Pauses, Seen, State
+from app.backends.engine import ContainerEngine, ContainerSpec, Kills, Networks, Pauses, Seen, State
+from app.backends.wires import Attachment
 from app.containers import CreateArgs, DeleteArgs, KillArgs, TimeoutArgs, changes_of, epoch, spec_of, uuid_of
 from app.errors import Conflict, EngineError, Gone, NotFound, RegistryDown, Unavailable
 from app.models import Container, Registry, Status
@@ -58,16 +60,17 @@ async def create(job: Job) -> Outcome:
     box: Container = job.resource
     engine = job.engine
     seen = await look(job)
+    if seen is None and await missing_image(job, box, job.args.pull):
+        return Failed(no_image(box))
+    places = await plugging.plug(job, box)
     if seen is None:
-        if await missing_image(job, box, job.args.pull):
-            return Failed(no_image(box))
-        network = await ensure_network(engine, box.project_id)
         try:
             await volumes.prepare(job, box)
-            seen = await engine.create(uuid_of(box), spec_of(box, network, job.settings))
+            seen = await engine.create(uuid_of(box), await wish(job, box, places))
         except Gone as error:  # the image or network went away between two calls
             return await retry_gone(job, error)
     await volumes.inject(job, box, seen)
+    await plugging.join(job, box, seen, places)
     if job.args.run and seen.state == State.CREATED:
         try:
             await engine.start(seen.ref)
@@ -76,9 +79,17 @@ async def create(job: Job) -> Outcome:
         except Unavailable:
             raise
         except EngineError as error:  # it is made, and stays: its owner may mend what is wrong, and start it
-            return Failed(error.title, changes_of(box, seen) | {"status": Status.ERROR, "status_reason": error.title})
+            changes = changes_of(box, seen) | plugging.fields(box)
+            return Failed(error.title, changes | {"status": Status.ERROR, "status_reason": error.title})
         seen = await look(job) or seen
-    return Done(changes_of(box, seen))
+    await plugging.guard(job, box)
+    return Done(changes_of(box, seen) | plugging.fields(box))
+
+
+async def wish(job: Job, box: Container, places: Sequence[Attachment]) -> ContainerSpec:
+    """The wish for the engine: on its `places` of Neutron's networks, or else on the project's network."""
+    network = None if box.nets is not None else await ensure_network(job.engine, box.project_id)
+    return replace(spec_of(box, network, job.settings), places=places)
 
 
 async def missing_image(job: Job, box: Container, pull: str) -> bool:
@@ -136,7 +147,10 @@ async def start(job: Job) -> Outcome:
     if seen.state != State.RUNNING:
         await ensure_network(job.engine, job.resource.project_id)
         await volumes.inject(job, job.resource, seen)
+        if job.resource.nets is None:
+            await ensure_network(job.engine, job.resource.project_id)
         await job.engine.start(seen.ref)
+        await plugging.guard(job, job.resource)
     return await outcome(job, status_reason=None)
 
 
@@ -165,7 +179,10 @@ async def reboot(job: Job) -> Outcome:
     async def restart(seen: Seen) -> None:
         await ensure_network(job.engine, job.resource.project_id)
         await volumes.inject(job, job.resource, seen)
+        if job.resource.nets is None:
+            await ensure_network(job.engine, job.resource.project_id)
         await job.engine.restart(seen.ref, job.args.timeout)
+        await plugging.guard(job, job.resource)
 
     return await _at_most_once(job, restart, lambda seen: (epoch(seen.started_at) or 0.0) > asked_at)
 
@@ -209,6 +226,7 @@ async def delete_step(job: Job) -> Outcome:
     if job.args.look_again and not job.memo.get("looked"):
         return Again(LOOK_AGAIN, {**job.memo, "looked": True})
     await volumes.release(job, job.resource)
+    await plugging.unplug(job, job.resource)
     await drop_network(job, [job.resource.uuid])
     return Done(remove=True)
 

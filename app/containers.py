@@ -282,7 +282,9 @@ def changes_of(box: Container, seen: Seen) -> dict[str, Any]:
         "command": box.command or list(seen.command),
         "entrypoint": box.entrypoint or list(seen.entrypoint),
         "ports": list(seen.ports),
-        "addresses": networks.shown_addresses(box.project_id, box.uuid, seen.addresses),
+        "addresses": networks.shown_nets(box.nets)
+        if box.nets
+        else networks.shown_addresses(box.project_id, box.uuid, seen.addresses),
         "started_at": epoch(seen.started_at),
         "finished_at": epoch(seen.finished_at),
         "exit_code": None if seen.finished_at is None else seen.exit_code,

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 import app.steps  # noqa: F401  # the worker runs what is registered by then
-from app import documents, observe, refusals
+from app import documents, firewall, observe, refusals
 from app.auth import Authenticator, AuthMiddleware, TokenSource
 from app.backends import Engines, load
 from app.db import Database
@@ -108,6 +108,8 @@ async def _running(gateway: Gateway, worker: Worker, embedded: EmbeddedIdentity 
                 sys.stdout.write(f"caisson: first start: user admin, project demo, password {password}\n")
                 sys.stdout.flush()
             await observe.ensure(database, list(engines))
+            if gateway.catalogue is not None:
+                await firewall.ensure(database, list(engines))
             background = [asyncio.create_task(engines.keep_pinging())]
             background += [
                 asyncio.create_task(observe.watch(engine, database, settings, worker.wake))

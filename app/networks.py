@@ -170,6 +170,11 @@ def shown_addresses(project_id: str, container: str, seen: Sequence[Address]) ->
     return {network_id(project_id): entries} if entries else {}
 
 
+def shown_nets(nets: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Zun's ``addresses`` of networks of Neutron, from a row's ``nets`` (``app.attachments``)."""
+    return {net["network"]: net["addresses"] for net in nets if net.get("addresses")}
+
+
 def check_nets(project_id: str, nets: Sequence[dict[str, Any]]) -> None:
     """Only the project's own network can be asked for. Raises NotFound or Invalid, naming the network or port."""
     for net in nets:

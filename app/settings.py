@@ -131,6 +131,11 @@ class Settings(BaseSettings):
     quota: QuotaSettings = QuotaSettings()
     unique_container_name_scope: Literal["", "project", "global"] = ""
     availability_zone: str = "nova"
+    firewall: Literal["nftables", "none"] = Field(
+        "nftables",
+        description="Who enforces the security groups of Neutron. With `none` ports come without port security.",
+    )
+    guard_seconds: float = Field(10.0, gt=0, description="How often changed security group rules are looked for.")
     publish_address: str = Field("127.0.0.1", description="Host address of published ports.")
     network_pool: str = Field("10.221.0.0/16", description="Project networks are cut from this range.")
     network_prefix: int = Field(24, ge=16, le=29, description="Prefix length of one project's network.")

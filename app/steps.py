@@ -1,5 +1,23 @@
 """Every module that registers steps: who imports this one knows all verbs of the action log."""
 
-from app import capsule_steps, change_steps, container_steps, images, network_steps, observe, volumes
+from app import (
+    capsule_steps,
+    change_steps,
+    container_steps,
+    firewall,
+    images,
+    network_steps,
+    observe,
+    volumes,
+)
 
-__all__ = ["capsule_steps", "change_steps", "container_steps", "images", "network_steps", "observe", "volumes"]
+__all__ = [
+    "capsule_steps",
+    "change_steps",
+    "container_steps",
+    "firewall",
+    "images",
+    "network_steps",
+    "observe",
+    "volumes",
+]

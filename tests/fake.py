@@ -39,6 +39,7 @@ from tests.fake_groups import FakeGroups
 from tests.fake_images import FakeImages
 from tests.fake_streams import PROGRAMS, FakeStreams, Process, not_found, play
 from tests.fake_volumes import FakeVolumes, Volume
+from tests.fake_wires import FakeWires
 
 CPUS = 2
 MEMORY = 16 * 1024  # MiB
@@ -73,7 +74,7 @@ class Box:
         return [*self.seen.entrypoint, *self.seen.command]
 
 
-class FakeEngine(FakeChanges, FakeGroups, FakeStreams, FakeImages, FakeVolumes):
+class FakeEngine(FakeChanges, FakeGroups, FakeStreams, FakeImages, FakeVolumes, FakeWires):
     """A container engine in memory, with every ability.
 
     Attributes:
@@ -82,6 +83,7 @@ class FakeEngine(FakeChanges, FakeGroups, FakeStreams, FakeImages, FakeVolumes):
     """
 
     def __init__(self, name: str = "fake", abilities: frozenset[Ability] | None = None) -> None:
+        FakeWires.__init__(self)
         self.name = name
         self.abilities = frozenset(Ability) if abilities is None else abilities
         self.calls: Counter[str] = Counter()

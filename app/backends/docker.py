@@ -20,7 +20,7 @@ from typing import Any
 from uuid import UUID
 
 from app.backends import docker_shapes as shapes
-from app.backends import sandbox
+from app.backends import nftables, sandbox
 from app.backends.docker_calls import Calls, container_path, find_url, next_chunk
 from app.backends.docker_changes import DockerChanges
 from app.backends.docker_groups import DockerGroups
@@ -28,6 +28,7 @@ from app.backends.docker_images import DockerImages
 from app.backends.docker_networks import DockerNetworks
 from app.backends.docker_streams import DockerStreams
 from app.backends.docker_volumes import DockerVolumes, mounts
+from app.backends.docker_wires import DockerWires, plug_in, replugged
 from app.backends.engine import (
     Ability,
     ContainerEngine,
@@ -48,6 +49,7 @@ from app.settings import BackendSettings, Settings
 __all__ = ["DockerEngine", "find_url", "make"]
 
 NAME_SECONDS = 10.0
+ON_PING = frozenset({Ability.DISK_QUOTA, Ability.GROUP, Ability.VOLUME_SIZE, Ability.FIREWALL})  # the host decides
 
 
 def make(name: str, backend: BackendSettings, settings: Settings) -> ContainerEngine:
@@ -55,7 +57,9 @@ def make(name: str, backend: BackendSettings, settings: Settings) -> ContainerEn
     return DockerEngine(name, backend, settings)
 
 
-class DockerEngine(DockerChanges, DockerGroups, DockerNetworks, DockerStreams, DockerImages, DockerVolumes):
+class DockerEngine(
+    DockerChanges, DockerGroups, DockerNetworks, DockerStreams, DockerImages, DockerVolumes, DockerWires
+):
     """A Docker daemon, on this host or on another.
 
     Attributes:
@@ -69,10 +73,12 @@ class DockerEngine(DockerChanges, DockerGroups, DockerNetworks, DockerStreams, D
 
     def __init__(self, name: str, backend: BackendSettings, settings: Settings) -> None:
         self.name = name
-        # Whether disks can be limited is known after the first ping.
-        self.abilities = frozenset(Ability) - {Ability.DISK_QUOTA, Ability.VOLUME_SIZE}
+        # Whether disks can be limited, and packets filtered, is known after the first ping.
+        self.abilities = frozenset(Ability) - {Ability.DISK_QUOTA, Ability.VOLUME_SIZE, Ability.FIREWALL}
         self.calls = Calls(name, backend.url, backend.concurrency or 2 * (os.cpu_count() or 1))
         self._settings = settings
+        self._may_filter: bool | None = None
+        self.tables = nftables.Tables(f"{settings.database} {name}")
 
     # Host
 
@@ -94,7 +100,11 @@ class DockerEngine(DockerChanges, DockerGroups, DockerNetworks, DockerStreams, D
             found.add(Ability.DISK_QUOTA)
             if document["Driver"] == "overlay2":  # then the quota is the file system's, and volumes lie on it as well
                 found.add(Ability.VOLUME_SIZE)
-        self.abilities = self.abilities - {Ability.DISK_QUOTA, Ability.GROUP, Ability.VOLUME_SIZE} | found
+        if self._may_filter is None:
+            self._may_filter = self._settings.keystone is not None and self.calls.is_local and await self.tables.works()
+        if self._may_filter:
+            found.add(Ability.FIREWALL)
+        self.abilities = self.abilities - ON_PING | found
         return shapes.engine_info(document, session.client.api_version.removeprefix("v"), disk)
 
     async def close(self) -> None:
@@ -142,7 +152,7 @@ class DockerEngine(DockerChanges, DockerGroups, DockerNetworks, DockerStreams, D
             body["HostConfig"]["Mounts"] = mounts(spec)
         if spec.sealed:
             body["Labels"][shapes.LABEL_SEALED] = "1"
-        return await self._make(uuid, body)
+        return await self._make(uuid, plug_in(body, spec.places))
 
     async def _make(self, uuid: UUID, body: Mapping[str, Any]) -> Seen:
         """Make a container of this body, or return ours of this uuid that is there."""
@@ -237,7 +247,7 @@ class DockerEngine(DockerChanges, DockerGroups, DockerNetworks, DockerStreams, D
         if seen is None or seen.started_at is not None or shapes.LABEL_SEALED in document["Config"]["Labels"]:
             return None
         await self.remove(ref, force=True)
-        body = {**document["Config"], "HostConfig": document["HostConfig"]}
+        body = {**document["Config"], "HostConfig": document["HostConfig"], **replugged(document)}
         if seen.joined is not None:
             body = shapes.without_network(body)
         name = {"name": shapes.container_name(seen.uuid)}

@@ -18,6 +18,8 @@ from enum import StrEnum
 from typing import Protocol, runtime_checkable
 from uuid import UUID
 
+from app.backends.wires import Attachment, Wires
+
 
 class Ability(StrEnum):
     """An optional ability; the API reads the set before it accepts a request."""
@@ -38,6 +40,8 @@ class Ability(StrEnum):
     GROUP = "group"
     ATTACH = "attach"
     IMAGE_TAR = "image_tar"
+    WIRE = "wire"
+    FIREWALL = "firewall"
 
 
 class State(StrEnum):
@@ -121,6 +125,7 @@ class ContainerSpec:
     network: str | None = None  # a name from `ensure_network`; None is no network at all
     mounts: Sequence[VolumeMount] = ()
     sealed: bool = False  # files are written into it before it starts: its settings alone do not make it again
+    places: Sequence[Attachment] = ()  # instead of `network`; the first is joined at once, see `Wires.join`
     group: UUID | None = None  # joins the namespaces of this group's sandbox, and has no network of its own
 
 
@@ -564,6 +569,7 @@ PROTOCOLS: Mapping[Ability, type] = {
     Ability.IMAGE_TAR: Tars,
     Ability.COPY: Copies,
     Ability.VOLUMES: Volumes,
+    Ability.WIRE: Wires,
     Ability.GROUP: Groups,
     Ability.ATTACH: Attaches,
 }

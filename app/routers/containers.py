@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app import archives, containers, glance, images, networks, volumes
+from app import archives, containers, glance, images, volumes
 from app.answers import Answer
 from app.containers import CreateArgs
 from app.errors import Invalid, NotFound, Unsupported
@@ -19,6 +19,7 @@ from app.models import Container, Status
 from app.policy import Reading, Tx, allow, truth
 from app.routers.container_view import answer, view
 from app.routers.fields import HOST, Cores, Count, Flag, FlagX, Ident, Name, Text, Whole
+from app.routers.network_wishes import settle
 from app.routers.requests import asked, base, cloud_image, gateway, json_only, page, paging
 from app.versions import ApiModel, Since, refuse_before, version
 from app.volumes import Wished
@@ -239,6 +240,8 @@ async def create_container(
             raise Invalid("registry: an image of the image service is pulled from no registry")
         glance.use(box, await cloud_image(request, backend, body.image))
     mounts = [mount.wished for mount in body.mounts or ()]
+    nets = [net.model_dump(by_alias=True, exclude_none=True) for net in body.nets or ()]
+    await settle(request, tx, box, nets, body.security_groups or ())
     async with tx.writing() as session:
         await volumes.mount(session, box, mounts, parts.engines[backend], parts.settings, parts.vault)
         if body.registry is not None:
@@ -366,8 +369,6 @@ def _fill(parts: Gateway, tx: Tx, body: ContainerCreate, box: Container) -> None
     if (check := body.healthcheck) is not None:
         given = {"interval": check.interval, "retries": check.retries, "timeout": check.timeout, "test": check.cmd}
         box.healthcheck = {name: value for name, value in given.items() if value is not None}
-    networks.check_nets(box.project_id, [net.model_dump(by_alias=True, exclude_none=True) for net in body.nets or ()])
-    box.security_groups = networks.check_groups(box.project_id, body.security_groups or ()) or None
     box.exposed_ports = _ports(tx, body) or None
     _privileges(parts, tx, body, box)
     _unsupported(parts, body)

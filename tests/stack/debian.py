@@ -12,6 +12,7 @@ PACKAGES = {
     "busybox": "busybox-static",
     "postgres": "postgresql",
     "wrk": "wrk",
+    "nft": "nftables",
 }
 """The Debian package that brings each program."""
 

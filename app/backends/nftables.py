@@ -1,0 +1,298 @@
+"""The host's packet filter: which packets may pass between containers' ports, as one text for ``nft``.
+
+Two tables. The one of the family `bridge` looks at what comes out of a container: only its own MAC and IP addresses
+may, and nobody else may bear them. The one of the family `inet` lets through what the rules name; it meets frames
+between two ports of a bridge as well, because the kernel's br_netfilter shows them to it. Packets in the direction in
+which a conversation began are held against the rules each time, answers are not: so a rule that is taken back ends what
+it allowed. The tables outlive Caisson's process.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+from app.backends.wires import Rule
+from app.errors import EngineBug, Refused, Unavailable
+
+SECONDS = 20.0
+
+TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
+_WITH_PORTS = {TCP, UDP, 33, 132, 136}
+_BRIDGED = [Path(f"/proc/sys/net/bridge/bridge-nf-call-{family}tables") for family in ("ip", "ip6")]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A container's port on the host: its interface, its bridge, its addresses and its rules (None: no limits)."""
+
+    interface: str
+    bridge: str
+    mac: str
+    addresses: Sequence[str]
+    rules: Sequence[Rule] | None
+
+
+class Tables:
+    """The two tables of one engine of one Caisson; others on the same host have tables of their own."""
+
+    def __init__(self, identity: str) -> None:
+        self.name = f"caisson_{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
+        self._applied: str | None = None
+
+    async def works(self) -> bool:
+        """Whether this process may filter packets on this host. Makes bridges show frames to the filter."""
+        if os.geteuid() != 0 or shutil.which("nft") is None or shutil.which("nsenter") is None:
+            return False
+        try:
+            for switch in _BRIDGED:
+                if switch.read_text().strip() != "1":
+                    switch.write_text("1")
+            probe = f"{self.name}_probe"
+            both = [f"{verb} table {family} {probe}" for verb in ("add", "delete") for family in ("bridge", "inet")]
+            await _run(["nft", "-f", "-"], "\n".join(both))
+        except (OSError, Refused, Unavailable):
+            return False
+        return True
+
+    async def apply(
+        self, bridges: Sequence[str], places: Sequence[Place], members: Mapping[str, Sequence[str]]
+    ) -> None:
+        """Put new tables in the place of the old, in one transaction of the kernel. Raises Refused with nft's words."""
+        text = render(self.name, bridges, places, members)
+        if text == self._applied:
+            return
+        await _run(["nft", "-f", "-"], text)
+        self._applied = text
+
+
+async def host_side(pid: int, mac: str) -> str | None:
+    """The host's end of the interface with this MAC address in a process's network namespace; None if it is gone."""
+    try:
+        inside = json.loads(await _run(["nsenter", f"--net=/proc/{pid}/ns/net", "ip", "-j", "link"], ""))
+    except Refused:
+        return None
+    for link in inside:
+        if link.get("address") == mac.lower() and (index := link.get("link_index")):
+            return _interfaces().get(index)
+    return None
+
+
+def present(bridges: Sequence[str]) -> list[str]:
+    """Those of the bridges that this host has: the tables may not name another."""
+    return [bridge for bridge in bridges if Path(f"/sys/class/net/{bridge}").exists()]
+
+
+def render(name: str, bridges: Sequence[str], places: Sequence[Place], members: Mapping[str, Sequence[str]]) -> str:
+    """The whole text. Without bridges the tables go."""
+    lines = [f"{verb} table {family} {name}" for family in ("bridge", "inet") for verb in ("add", "delete")]
+    if not bridges:
+        return "\n".join(lines) + "\n"
+    lines += _origins(name, places)
+    lines += _passages(name, bridges, places, members)
+    return "\n".join(lines) + "\n"
+
+
+def _origins(name: str, places: Sequence[Place]) -> list[str]:
+    """Family bridge: who may say that he has which address."""
+    guarded = [place for place in places if place.rules is not None]
+    triples = {
+        version: [
+            f"{place.interface} . {place.mac} . {address}"
+            for place in guarded
+            for address in place.addresses
+            if ip_address(address).version == version
+        ]
+        for version in (4, 6)
+    }
+    known = {version: sorted({one.rpartition(" ")[2] for one in triples[version]}) for version in (4, 6)}
+    chain = [
+        # Somebody else's address, from an interface that is not his: also from one that nobody has told us of yet.
+        "ip saddr @known4 iifname . ether saddr . ip saddr != @own4 drop",
+        "ip6 saddr @known6 iifname . ether saddr . ip6 saddr != @own6 drop",
+        "arp saddr ip @known4 iifname . arp saddr ether . arp saddr ip != @own4 drop",
+        # An interface of ours: nothing but its own addresses.
+        "iifname != @interfaces accept",
+        "iifname . ether saddr != @pairs drop",
+        "ether type arp iifname . arp saddr ether . arp saddr ip @own4 accept",
+        "ether type ip iifname . ether saddr . ip saddr @own4 accept",
+        "ether type ip6 icmpv6 type { nd-router-advert, nd-redirect } drop",
+        "ether type ip6 ip6 saddr { ::, fe80::/10 } accept",
+        "ether type ip6 iifname . ether saddr . ip6 saddr @own6 accept",
+        "drop",
+    ]
+    return [
+        f"table bridge {name} {{",
+        *_set("known4", "ipv4_addr", known[4]),
+        *_set("known6", "ipv6_addr", known[6]),
+        *_set("own4", "ifname . ether_addr . ipv4_addr", triples[4]),
+        *_set("own6", "ifname . ether_addr . ipv6_addr", triples[6]),
+        *_set("interfaces", "ifname", [place.interface for place in guarded]),
+        *_set("pairs", "ifname . ether_addr", [f"{place.interface} . {place.mac}" for place in guarded]),
+        *_chain("arrive", ["type filter hook prerouting priority -310; policy accept;", *chain]),
+        "}",
+    ]
+
+
+def _passages(
+    name: str, bridges: Sequence[str], places: Sequence[Place], members: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Family inet: what may pass. A packet between two containers must pass the sender's rules and the receiver's."""
+    sets: list[str] = [*_set("bridges", "ifname", bridges)]
+    for group, addresses in sorted(members.items()):
+        for version in (4, 6):
+            of_version = [address for address in addresses if ip_address(address).version == version]
+            sets += _set(_group(group, version), f"ipv{version}_addr", of_version)
+    chains: list[str] = []
+    jumps: dict[tuple[str, int], list[str]] = {(way, version): [] for way in ("out", "in") for version in (4, 6)}
+    for number, place in enumerate(places):
+        for way in ("out", "in"):
+            if place.rules is not None:
+                allowed = [_match(rule) for rule in place.rules if rule.ingress == (way == "in")]
+                chains += _chain(f"{way}_{number}", [*(f"{match} return" for match in sorted(set(allowed))), "drop"])
+            for address in place.addresses:
+                verdict = "continue" if place.rules is None else f"jump {way}_{number}"
+                jumps[way, ip_address(address).version].append(f"{place.bridge} . {address} : {verdict}")
+    maps: list[str] = []
+    for (way, version), entries in jumps.items():
+        maps += _set(f"{way}{version}", f"ifname . ipv{version}_addr : verdict", entries, kind="map")
+        known = [entry.rpartition(" : ")[0] for entry in entries]
+        maps += _set(f"{way}_known{version}", f"ifname . ipv{version}_addr", known)
+    answers = [
+        "ct state related accept",
+        "ct state established ct direction reply accept",
+        "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept",
+    ]
+    leaving = [
+        "meta nfproto ipv4 iifname . ip saddr != @out_known4 drop",
+        "meta nfproto ipv6 iifname . ip6 saddr != @out_known6 drop",
+        "iifname . ip saddr vmap @out4",
+        "iifname . ip6 saddr vmap @out6",
+    ]
+    entering = [
+        "meta nfproto ipv4 oifname . ip daddr != @in_known4 drop",
+        "meta nfproto ipv6 oifname . ip6 daddr != @in_known6 drop",
+        "oifname . ip daddr vmap @in4",
+        "oifname . ip6 daddr vmap @in6",
+    ]
+    return [
+        f"table inet {name} {{",
+        *sets,
+        *chains,
+        *maps,
+        *_chain("leaving", leaving),
+        *_chain("entering", entering),
+        *_chain(
+            "forward",
+            [
+                "type filter hook forward priority -10; policy accept;",
+                "iifname != @bridges oifname != @bridges accept",
+                *answers,
+                # Docker routes IPv6 between all its networks.
+                "iifname @bridges oifname != @bridges meta nfproto ipv6 drop",
+                "iifname != @bridges oifname @bridges meta nfproto ipv6 drop",
+                "iifname @bridges jump leaving",
+                "oifname @bridges jump entering",
+            ],
+        ),
+        *_chain(
+            "input",
+            [
+                "type filter hook input priority -10; policy accept;",
+                "iifname != @bridges accept",
+                *answers,
+                "jump leaving",
+                # The host is the networks' gateway, and nothing else to them.
+                "meta l4proto { icmp, ipv6-icmp } accept",
+                "drop",
+            ],
+        ),
+        *_chain(
+            "output",
+            [
+                "type filter hook output priority -10; policy accept;",
+                "oifname != @bridges accept",
+                *answers,
+                "jump entering",
+            ],
+        ),
+        "}",
+    ]
+
+
+def _match(rule: Rule) -> str:
+    """The condition of one rule."""
+    family, side = ("ip" if rule.version == 4 else "ip6"), ("saddr" if rule.ingress else "daddr")
+    words = [f"meta nfproto ipv{rule.version}"]
+    if rule.prefix is not None and (prefix := ip_network(rule.prefix, strict=False)).prefixlen:
+        words.append(f"{family} {side} {prefix}")
+    if rule.group is not None:
+        words.append(f"{family} {side} @{_group(rule.group, rule.version)}")
+    if rule.protocol is None:
+        return " ".join(words)
+    words.append(f"meta l4proto {rule.protocol}")
+    if rule.protocol in (ICMP, ICMPV6):
+        kind = "icmp" if rule.protocol == ICMP else "icmpv6"
+        words += [f"{kind} type {rule.low}"] if rule.low is not None else []
+        words += [f"{kind} code {rule.high}"] if rule.high is not None else []
+    elif rule.protocol in _WITH_PORTS and rule.low is not None:
+        words.append(f"th dport {rule.low}-{rule.high if rule.high is not None else rule.low}")
+    return " ".join(words)
+
+
+def _group(group: str, version: int) -> str:
+    return f"g{version}_{group.replace('-', '')}"
+
+
+def _set(name: str, kind_of: str, elements: Sequence[str], *, kind: str = "set") -> list[str]:
+    unique = ", ".join(sorted(set(elements)))
+    return [f"  {kind} {name} {{ type {kind_of}; {f'elements = {{ {unique} }};' if unique else ''} }}"]
+
+
+def _chain(name: str, rules: Sequence[str]) -> list[str]:
+    return [f"  chain {name} {{", *(f"    {rule}" for rule in rules), "  }"]
+
+
+def _interfaces() -> dict[int, str]:
+    """The host's interfaces by number."""
+    found: dict[int, str] = {}
+    for folder in Path("/sys/class/net").iterdir():
+        try:
+            found[int((folder / "ifindex").read_text())] = folder.name
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+async def _run(command: Sequence[str], text: str) -> str:
+    """Run one program to its end. Raises Refused with its words, Unavailable when it does not end."""
+    process = await asyncio.create_subprocess_exec(
+        _path(command[0]), *command[1:],
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(SECONDS):
+            output, words = await process.communicate(text.encode())
+    except TimeoutError:
+        raise Unavailable(f"{command[0]} did not end within {SECONDS:g} seconds") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        raise Refused(f"{command[0]}: {words.decode(errors='replace').strip()[:500]}")
+    return output.decode()
+
+
+@cache
+def _path(program: str) -> str:
+    found = shutil.which(program)
+    if found is None:
+        raise EngineBug(f"there is no program {program} on this host")
+    return found

@@ -1,0 +1,76 @@
+"""Steps on containers with networks of Neutron: before the engine makes one, when it runs, and when it is gone.
+
+A container without ``nets`` is on its project's own network of the engine, and nothing here concerns it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from app import attachments, firewall, networks
+from app.actions import Job
+from app.backends.engine import Seen
+from app.backends.wires import Attachment, Wires
+from app.errors import Busy
+from app.models import Container
+from app.neutron import Neutron, connect
+
+
+async def network_service(job: Job) -> Neutron:
+    """Neutron, as Caisson's own user. Raises Busy when it is not there: the step is tried again."""
+    neutron = await connect(job.catalogue)
+    if neutron is None:
+        raise Busy(
+            "The catalogue lists no network service (Neutron) any more, and there are containers on its networks."
+        )
+    return neutron
+
+
+async def plug(job: Job, box: Container) -> Sequence[Attachment]:
+    """Ports and the engine's networks for every net of `box`; the row's fields follow. Nothing without nets."""
+    if not box.nets:
+        return ()
+    neutron = await network_service(job)
+    groups = box.security_groups
+    secure = job.settings.firewall != "none"
+    if box.exposed_ports and secure:
+        opened = await attachments.expose(neutron, box.uuid, box.project_id, box.exposed_ports)
+        groups = [opened, *(group for group in groups or () if group != opened)]
+    host = (await job.engine.ping()).hostname
+    plugged = await attachments.plug(
+        neutron, job.engine, box.uuid, box.project_id, box.nets, groups, host, secure=secure
+    )
+    box.nets, box.security_groups = plugged.nets, plugged.groups
+    return plugged.places
+
+
+async def join(job: Job, box: Container, seen: Seen, places: Sequence[Attachment]) -> None:
+    """Connect a container to all its networks but the first, which it was made with."""
+    if not places:
+        return
+    macs = [await cast(Wires, job.engine).join(seen.ref, place) for place in places]
+    if any(mac.lower() != place.mac.lower() for mac, place in zip(macs, places, strict=True)):
+        await attachments.settle_macs(await network_service(job), box.nets or (), macs)
+
+
+async def guard(job: Job, box: Container) -> None:
+    """Let the packets of a container pass that runs now, and has perhaps another interface than before."""
+    if box.nets:
+        await firewall.enforce(await network_service(job), job.engine)
+
+
+async def unplug(job: Job, box: Container) -> None:
+    """Give back what `plug` took."""
+    if not box.nets:
+        return
+    neutron = await network_service(job)
+    await attachments.unplug(neutron, job.engine, box.uuid, box.nets)
+    if box.exposed_ports:
+        await attachments.unexpose(neutron, box.uuid, box.project_id)
+    await firewall.enforce(neutron, job.engine)
+
+
+def fields(box: Container) -> dict[str, Any]:
+    """What `plug` changed of the row, for an outcome."""
+    if not box.nets:
+        return {}
+    return {"nets": box.nets, "addresses": networks.shown_nets(box.nets), "security_groups": box.security_groups}
