@@ -5,10 +5,10 @@ from typing import Any, cast
 import structlog
 from sqlmodel import select
 
-from app import glance, images, plugging, volumes
+from app import attachments, glance, images, plugging, volumes
 from app.actions import Again, Done, Failed, Job, Outcome, step
 from app.backends.engine import Commits, ImageSeen, Seen, State, Tars, Updates
-from app.changes import CommitArgs, LimitsArgs, RebuildArgs
+from app.changes import CommitArgs, GroupArgs, LimitsArgs, RebuildArgs
 from app.container_steps import look, missing_image, no_image, outcome, refused, retry_gone, wish
 from app.containers import changes_of, uuid_of
 from app.errors import (
@@ -52,6 +52,28 @@ async def update(job: Job) -> Outcome:
 async def resize_container(job: Job) -> Outcome:
     """As update, when nobody waits for it."""
     return await update(job)
+
+
+@step("container", "add_security_group", args=GroupArgs, doing="sg_adding")
+async def add_security_group(job: Job) -> Outcome:
+    """Let a security group's rules hold for the container too."""
+    groups = job.resource.security_groups or []
+    return await _set_groups(job, groups if job.args.group in groups else [*groups, job.args.group])
+
+
+@step("container", "remove_security_group", args=GroupArgs, doing="sg_removing")
+async def remove_security_group(job: Job) -> Outcome:
+    """Let a security group's rules no longer hold for the container."""
+    return await _set_groups(job, [group for group in job.resource.security_groups or () if group != job.args.group])
+
+
+async def _set_groups(job: Job, groups: list[str]) -> Outcome:
+    """Without a network service a project's only group stands for what its network does: nothing follows from it."""
+    box: Container = job.resource
+    if box.nets:
+        await attachments.set_groups(await plugging.network_service(job), box.uuid, groups)
+        await plugging.guard(job, box)
+    return Done({"security_groups": groups})
 
 
 @step("container", "rebuild", args=RebuildArgs, doing="container_rebuilding", failed={"status": Status.ERROR})

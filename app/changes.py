@@ -41,6 +41,28 @@ class CommitArgs(StepArgs):
     cloud: bool = False
 
 
+class GroupArgs(StepArgs):
+    """The id of a security group."""
+
+    group: str
+
+
+async def change_groups(
+    session: AsyncSession, asked: Asked, box: Container, verb: str, group: str, settings: Settings
+) -> None:
+    """Submit adding or removing the security group with the id `group`. Raises WrongState, Invalid.
+
+    The row shows it when the action is done.
+    """
+    containers.check_state(box, verb)
+    has = group in (box.security_groups or ())
+    if has and verb == "add_security_group":
+        raise Invalid(f"Security group {group} has been added to container already.")
+    if not has and verb == "remove_security_group":
+        raise Invalid(f"Security group {group} was not added to container.")
+    await containers.act(session, asked, box, verb, settings, GroupArgs(group=group))
+
+
 async def rename(session: AsyncSession, box: Container, name: str, settings: Settings) -> None:
     """Give a container, whose row this session holds, another name. Raises Conflict."""
     if name == box.name:
@@ -71,6 +93,8 @@ async def update(
     if name not in (None, box.name):
         box.name = name
         await containers.check_name(session, box, settings)
+    if limits.cpu not in (None, box.cpu) and box.cores:
+        raise Invalid(f"cpu: the container has cores {box.cores} to itself; make a new one with another number")
     growth = quotas.growth_of(box, limits.cpu, limits.memory)
     await quotas.consume(session, box.project_id, settings, **growth)
     now = await actions.clock(session)

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from sqlmodel import col, select
 
-from app import glance, images, plugging, volumes
+from app import actions, cores, glance, images, plugging, volumes
 from app.actions import Again, Done, Failed, Job, Outcome, step
 from app.backends.engine import ContainerEngine, ContainerSpec, Kills, Networks, Pauses, Seen, State
 from app.backends.wires import Attachment
@@ -227,8 +227,16 @@ async def delete_step(job: Job) -> Outcome:
         return Again(LOOK_AGAIN, {**job.memo, "looked": True})
     await volumes.release(job, job.resource)
     await plugging.unplug(job, job.resource)
+    await _unpin(job)
     await drop_network(job, [job.resource.uuid])
     return Done(remove=True)
+
+
+async def _unpin(job: Job) -> None:
+    if job.resource.cores:
+        async with job.database.transaction(job.scope) as session:
+            if await actions.holds(session, job):
+                await cores.unpin(session, job.resource)
 
 
 async def _at_most_once(job: Job, act: Callable[[Seen], Awaitable[None]], happened: Callable[[Seen], bool]) -> Outcome:

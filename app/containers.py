@@ -259,6 +259,7 @@ def spec_of(box: Container, network: str | None, settings: Settings) -> Containe
         runtime=box.runtime,
         network=None if box.nets == [] else network,  # detached from its project's network
         mounts=volumes_of(box),
+        cores=box.cores or (),
         sealed=any(mount["type"] == "bind" for mount in box.mounts or ()),
         group=UUID(box.capsule_id) if box.capsule_id else None,
     )
@@ -287,6 +288,7 @@ def changes_of(box: Container, seen: Seen) -> dict[str, Any]:
         else networks.shown_addresses(box.project_id, box.uuid, seen.addresses),
         "started_at": epoch(seen.started_at),
         "finished_at": epoch(seen.finished_at),
+        "health": seen.health,
         "exit_code": None if seen.finished_at is None else seen.exit_code,
     }
 

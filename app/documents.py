@@ -226,6 +226,8 @@ EXAMPLES: Mapping[str, Any] = {
         "stat": {"name": "motd", "size": 12, "mode": 420, "mtime": "2026-01-31T09:05:07Z", "linkTarget": ""},
     },
     "put_archive": None,
+    "add_security_group": None,
+    "remove_security_group": None,
     "list_volumes": {"volumes": [_VOLUME], "next": None},
     "create_volume": _VOLUME,
     "show_volume": _VOLUME,

@@ -129,6 +129,7 @@ class Container(Resource, table=True):
     task_state: str | None = None
     cpu: float | None = None
     cpu_policy: str | None = None
+    cores: list[int] | None = json_column()  # that it has to itself (app.cores)
     memory: int | None = None
     disk: int | None = None
     environment: dict[str, str] | None = json_column()
@@ -160,6 +161,7 @@ class Container(Resource, table=True):
     started_at: float | None = None
     finished_at: float | None = None
     exit_code: int | None = None
+    health: str | None = None  # healthy, unhealthy, starting; None without a health check
 
 
 class Capsule(Resource, table=True):
@@ -242,6 +244,16 @@ class Host(SQLModel, table=True):
     facts: dict[str, Any] | None = json_column()
     created_at: float
     updated_at: float | None = None
+
+
+class PinnedCore(SQLModel, table=True):
+    """A core of an engine's host that one container has to itself."""
+
+    __tablename__ = "pinned_core"
+
+    backend: str = Field(primary_key=True)
+    number: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    container_id: str = Field(index=True)
 
 
 class Quota(SQLModel, table=True):

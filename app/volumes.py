@@ -10,17 +10,20 @@ from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
 
+import structlog
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import actions, archives, containers
 from app.actions import Asked, Done, Job, Outcome, step
 from app.backends.engine import Ability, ContainerEngine, Copies, Seen, State, Volumes
-from app.db import take_turn
+from app.db import EVERYTHING, Database, take_turn
 from app.errors import Conflict, Invalid, NotFound
-from app.models import Container, InjectedFile, Volume, new_uuid
+from app.models import UNFINISHED, Action, Container, InjectedFile, Volume, new_uuid
 from app.settings import Settings
 from app.vault import Vault
+
+log = structlog.get_logger("caisson.volumes")
 
 COLUMNS = {name: col(getattr(Volume, name)) for name in ("id", "uuid", "name", "size", "created_at", "updated_at")}
 KERNEL = ("/proc", "/sys", "/dev")
@@ -85,6 +88,24 @@ async def delete(job: Job) -> Outcome:
     """Remove it from the engine. Its row is gone: while an engine refuses, this is tried again."""
     await cast(Volumes, job.engine).remove_volume(UUID(job.action.resource_id))
     return Done()
+
+
+async def sweep(engine: ContainerEngine, database: Database) -> None:
+    """Remove volumes from the engine that have no row, and that the log says were deleted; others are reported."""
+    if not isinstance(engine, Volumes) or not (held := {str(seen.uuid) for seen in await engine.volumes()}):
+        return
+    async with database.reading(EVERYTHING) as session:
+        held -= set((await session.exec(select(Volume.uuid).where(col(Volume.uuid).in_(held)))).all())
+        query = select(Action.resource_id).where(
+            col(Action.resource_id).in_(held), Action.resource_kind == "volume", col(Action.state).not_in(UNFINISHED)
+        )
+        deleted = set((await session.exec(query)).all())
+    for uuid in held:
+        if uuid not in deleted:
+            log.warning("volume without a row", volume=uuid, backend=engine.name)
+            continue
+        await engine.remove_volume(UUID(uuid))
+        log.info("orphan removed", volume=uuid)
 
 
 async def mount(

@@ -114,6 +114,7 @@ def upgrade() -> None:
         sa.Column("task_state", sa.String(), nullable=True),
         sa.Column("cpu", sa.Float(), nullable=True),
         sa.Column("cpu_policy", sa.String(), nullable=True),
+        sa.Column("cores", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("memory", sa.Integer(), nullable=True),
         sa.Column("disk", sa.Integer(), nullable=True),
         sa.Column("environment", sa.JSON(none_as_null=True), nullable=True),
@@ -145,6 +146,7 @@ def upgrade() -> None:
         sa.Column("started_at", sa.Float(), nullable=True),
         sa.Column("finished_at", sa.Float(), nullable=True),
         sa.Column("exit_code", sa.Integer(), nullable=True),
+        sa.Column("health", sa.String(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
     with op.batch_alter_table("container", schema=None) as batch_op:
@@ -287,6 +289,16 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_network_uuid"), ["uuid"], unique=True)
 
     op.create_table(
+        "pinned_core",
+        sa.Column("backend", sa.String(), nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("container_id", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("backend", "number"),
+    )
+    with op.batch_alter_table("pinned_core", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_pinned_core_container_id"), ["container_id"], unique=False)
+
+    op.create_table(
         "quota",
         sa.Column("project_id", sa.String(), nullable=False),
         sa.Column("resource", sa.String(), nullable=False),
@@ -373,6 +385,10 @@ def downgrade() -> None:
     op.drop_table("registry")
     op.drop_table("quota_class")
     op.drop_table("quota")
+    with op.batch_alter_table("pinned_core", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_pinned_core_container_id"))
+
+    op.drop_table("pinned_core")
     with op.batch_alter_table("network", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_network_uuid"))
         batch_op.drop_index(batch_op.f("ix_network_project_id"))

@@ -127,6 +127,8 @@ def _host_config(spec: ContainerSpec, log_max_mib: int, publish_address: str) ->
         config |= {"CapDrop": ["ALL"], "CapAdd": CAPABILITIES, "SecurityOpt": ["no-new-privileges"]}
     if spec.disk:
         config["StorageOpt"] = {"size": f"{spec.disk}G"}
+    if spec.cores:
+        config["CpusetCpus"] = ",".join(map(str, spec.cores))
     if spec.runtime:
         config["Runtime"] = spec.runtime
     published = {

@@ -37,6 +37,7 @@ class Ability(StrEnum):
     COPY = "copy"
     VOLUMES = "volumes"
     VOLUME_SIZE = "volume_size"
+    PIN = "pin"
     GROUP = "group"
     ATTACH = "attach"
     IMAGE_TAR = "image_tar"
@@ -124,6 +125,7 @@ class ContainerSpec:
     runtime: str | None = None
     network: str | None = None  # a name from `ensure_network`; None is no network at all
     mounts: Sequence[VolumeMount] = ()
+    cores: Sequence[int] = ()  # the host's cores that it runs on, with ability PIN; none is any
     sealed: bool = False  # files are written into it before it starts: its settings alone do not make it again
     places: Sequence[Attachment] = ()  # instead of `network`; the first is joined at once, see `Wires.join`
     group: UUID | None = None  # joins the namespaces of this group's sandbox, and has no network of its own

@@ -16,7 +16,8 @@ from app.policy import Tx
 from app.routers.container_actions import acting, check_needs
 from app.routers.container_view import view
 from app.routers.containers import within
-from app.routers.fields import Cores, Flag, Name, Whole
+from app.routers.fields import Cores, Flag, Ident, Name, Whole
+from app.routers.network_wishes import known_groups
 from app.routers.requests import asked, base, caller_token, cloud_image, either, gateway, parameters
 from app.versions import ApiModel, require
 
@@ -55,6 +56,12 @@ class Rebuild(ApiModel):
 
     image: Annotated[str | None, Field(strict=True, min_length=2, max_length=255)] = None
     image_driver: Annotated[str | None, Field(strict=True, pattern="^(docker|glance|None)$")] = None
+
+
+class SecurityGroup(ApiModel):
+    """Its name or id."""
+
+    name: Ident
 
 
 class CommitQuery(ApiModel):
@@ -189,6 +196,55 @@ async def commit(
         raise
     parts.wake()
     return JSONResponse({"uuid": image}, 202)
+
+
+@router.post(
+    "/add_security_group",
+    status_code=202,
+    summary="Add a security group",
+    operation_id="add_security_group",
+    openapi_extra=parameters(SecurityGroup),
+    dependencies=[Depends(require(1, 14))],
+)
+async def add_security_group(
+    request: Request,
+    ident: str,
+    how: Annotated[SecurityGroup, Depends(either(SecurityGroup))],
+    tx: Annotated[Tx, acting("add_security_group")],
+) -> Response:
+    """Until 1.14."""
+    return await _change_groups(request, ident, tx, "add_security_group", how.name)
+
+
+@router.post(
+    "/remove_security_group",
+    status_code=202,
+    summary="Remove a security group",
+    operation_id="remove_security_group",
+    openapi_extra=parameters(SecurityGroup),
+    dependencies=[Depends(require(1, 14))],
+)
+async def remove_security_group(
+    request: Request,
+    ident: str,
+    how: Annotated[SecurityGroup, Depends(either(SecurityGroup))],
+    tx: Annotated[Tx, acting("remove_security_group")],
+) -> Response:
+    """Until 1.14."""
+    return await _change_groups(request, ident, tx, "remove_security_group", how.name)
+
+
+async def _change_groups(request: Request, ident: str, tx: Tx, verb: str, name: str) -> Response:
+    parts = gateway(request)
+    async with tx.reading() as session:
+        box = await containers.find(session, ident, own_project=tx.caller.project_id)
+    containers.check_state(box, verb)
+    (group,) = await known_groups(request, box, [name])
+    async with tx.writing() as session:
+        box = await containers.find(session, box.uuid, lock=True)
+        await changes.change_groups(session, asked(request, tx), box, verb, group, parts.settings)
+    parts.wake()
+    return JSONResponse(None, 202)
 
 
 def _view(request: Request, tx: Tx, box: Container) -> dict[str, object]:

@@ -78,7 +78,8 @@ def status_detail(box: Container, now: float) -> str | None:
         case Status.CREATED:
             return "Created"
         case Status.RUNNING if box.started_at is not None:
-            return _with_age("Up {}", now - box.started_at)
+            health = f" ({box.health})" if box.health else ""
+            return _with_age(f"Up {{}}{health}", now - box.started_at)
         case Status.PAUSED if box.started_at is not None:
             return _with_age("Up {} (paused)", now - box.started_at)
         case Status.STOPPED if box.finished_at is not None:

@@ -10,10 +10,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app import archives, containers, glance, images, volumes
+from app import archives, containers, cores, glance, images, volumes
 from app.answers import Answer
 from app.containers import CreateArgs
-from app.errors import Invalid, NotFound, Unsupported
+from app.errors import Invalid, NotFound
 from app.gateway import Gateway
 from app.models import Container, Status
 from app.policy import Reading, Tx, allow, truth
@@ -244,6 +244,8 @@ async def create_container(
     await settle(request, tx, box, nets, body.security_groups or ())
     async with tx.writing() as session:
         await volumes.mount(session, box, mounts, parts.engines[backend], parts.settings, parts.vault)
+        if box.cpu_policy == "dedicated":
+            await cores.pin(session, box, parts.engines[backend], parts.engines.info(backend))
         if body.registry is not None:
             await images.use_registry(session, box, body.registry)
         policy = (body.image_pull_policy or parts.settings.default_pull_policy).lower()
@@ -371,7 +373,8 @@ def _fill(parts: Gateway, tx: Tx, body: ContainerCreate, box: Container) -> None
         box.healthcheck = {name: value for name, value in given.items() if value is not None}
     box.exposed_ports = _ports(tx, body) or None
     _privileges(parts, tx, body, box)
-    _unsupported(parts, body)
+    if body.exposed_ports and body.security_groups and version.get() >= 20:
+        raise Invalid("exposed_ports and security_groups cannot be given together")
 
 
 def _privileges(parts: Gateway, tx: Tx, body: ContainerCreate, box: Container) -> None:
@@ -386,14 +389,6 @@ def _privileges(parts: Gateway, tx: Tx, body: ContainerCreate, box: Container) -
         if info is not None and body.runtime not in info.runtimes:
             raise Invalid(f"runtime: {body.runtime!r} is none of the host's runtimes: {', '.join(info.runtimes)}")
         box.runtime = body.runtime
-
-
-def _unsupported(parts: Gateway, body: ContainerCreate) -> None:
-    """What no engine here can do is refused, never dropped."""
-    if body.cpu_policy == "dedicated":
-        raise Unsupported("cpu_policy: no engine here pins containers to cores; use the policy shared")
-    if body.exposed_ports and body.security_groups and version.get() >= 20:
-        raise Invalid("exposed_ports and security_groups cannot be given together")
 
 
 def within(field: str, value: float | None, least: float, most: float, default: float, unit: str) -> float:

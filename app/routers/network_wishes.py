@@ -6,7 +6,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from fastapi import Request
 
 from app import attachments, networks
-from app.errors import Invalid
+from app.errors import Busy, Invalid
 from app.models import Container, Status
 from app.neutron import Neutron, connect
 from app.policy import Tx
@@ -38,6 +38,17 @@ async def settle(
             attachments.check_groups_enforced(parts.settings)
         box.nets = await attachments.resolve(neutron, box.project_id, nets, lambda: permit_external(tx))
         box.security_groups = await attachments.resolve_groups(neutron, box.project_id, groups) or None
+
+
+async def known_groups(request: Request, box: Container, groups: Sequence[str]) -> list[str]:
+    """The ids of security groups that a container may have. Raises Invalid, Conflict, Unsupported, Busy."""
+    if not box.nets:
+        return networks.check_groups(box.project_id, groups)
+    neutron = await callers_neutron(request)
+    if neutron is None:
+        raise Busy("The catalogue lists no network service (Neutron) any more.")
+    attachments.check_groups_enforced(gateway(request).settings)
+    return await attachments.resolve_groups(neutron, box.project_id, groups)
 
 
 def permit_external(tx: Tx) -> None:

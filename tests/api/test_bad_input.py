@@ -125,10 +125,10 @@ REFUSED_OTHERWISE = [
     ({"nets": [{"network": "nope"}]}, 404, "network-not-found", ["nope"]),
     ({"nets": [{"port": "nope"}]}, 404, "port-not-found", ["nope"]),
     ({"registry": "nope"}, 404, "registry-not-found", ["nope"]),
-    ({"mounts": [{"source": "v", "destination": "/v"}]}, 501, "unsupported", ["mounts"]),
-    ({"mounts": [{"size": 1, "destination": "/v"}]}, 501, "unsupported", ["mounts"]),
+    ({"mounts": [{"source": "v", "destination": "/v"}]}, 404, "volume-not-found", ["v"]),
     ({"image_driver": "glance"}, 501, "unsupported", ["glance", "docker"]),
-    ({"cpu_policy": "dedicated"}, 501, "unsupported", ["cpu_policy", "shared"]),
+    ({"cpu_policy": "dedicated", "cpu": 0.5}, 400, "invalid-value", ["cpu_policy", "0.5"]),
+    ({"cpu_policy": "dedicated", "cpu": 2}, 409, "conflict", ["cpu_policy", "2 dedicated cores"]),
     ({"restart_policy": {"Name": "always"}, "auto_remove": True}, 400, "invalid-value", ["auto_remove", "always"]),
     ({"security_groups": ["default"], "exposed_ports": {"80": {}}}, 400, "invalid-value", ["exposed_ports"]),
 ]

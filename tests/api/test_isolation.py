@@ -33,6 +33,12 @@ SAMPLES: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/v1/containers/{ident}/kill"): ("/v1/containers/{box}/kill", None),
     ("PATCH", "/v1/containers/{ident}"): ("/v1/containers/{box}", {"name": "intruder"}),
     ("POST", "/v1/containers/{ident}/rename"): ("/v1/containers/{box}/rename?name=intruder", None),
+    **{
+        ("POST", f"/v1/containers/{{ident}}/{verb}_security_group"): (
+            f"/v1/containers/{{box}}/{verb}_security_group?name=default", None,
+        )
+        for verb in ("add", "remove")
+    },
     ("POST", "/v1/containers/{ident}/resize_container"): ("/v1/containers/{box}/resize_container", {"memory": 99}),
     ("POST", "/v1/containers/{ident}/rebuild"): ("/v1/containers/{box}/rebuild", None),
     ("POST", "/v1/containers/{ident}/commit"): ("/v1/containers/{box}/commit?repository=intruder", None),
@@ -81,7 +87,10 @@ SAMPLES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/v1/quota_classes/{name}"): ("/v1/quota_classes/intruder", None),
     ("PUT", "/v1/quota_classes/{name}"): ("/v1/quota_classes/intruder", {"containers": 1}),
 }  # fmt: skip
-OLD = {("POST", "/v1/containers/{ident}/rename"): "container 1.13"}
+OLD = {
+    ("POST", f"/v1/containers/{{ident}}/{verb}"): "container 1.13"
+    for verb in ("rename", "add_security_group", "remove_security_group")
+}
 """Versions to ask in, for what the newest does not have."""
 
 
