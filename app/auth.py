@@ -22,7 +22,8 @@ from jose.backends.base import Key
 from jose.exceptions import ExpiredSignatureError, JWTError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import Busy, GatewayError, Unauthorized, envelope
+from app.apis import problem
+from app.errors import Busy, GatewayError, Unauthorized
 
 log = structlog.get_logger("caisson.auth")
 
@@ -206,7 +207,7 @@ class AuthMiddleware:
         else:
             extra = (b"retry-after", b"5")
             request_id = scope["state"].get("request_id", "")
-            body = envelope(error.status, error.code, error.title, error.detail, request_id)
+            body = problem(scope["path"], error, request_id)
         content = json.dumps(body).encode()
         start: Message = {
             "type": "http.response.start",

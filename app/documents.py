@@ -10,6 +10,8 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 
+from app.apis import MAGNUM, MINIMUM, api_of
+
 STATIC = Path(__file__).parent / "swagger-ui"
 
 
@@ -55,7 +57,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     },
     **{status: {"model": Problems, "description": text} for status, text in _MEANINGS.items()},
 }
-_PUBLIC = ("/", "/v1", "/healthcheck")
+_PUBLIC = ("/", "/v1", MAGNUM.root, MAGNUM.collection, "/healthcheck")
 
 _UUID, _PROJECT = "3b1c7a52-6f0e-4a7e-9d3b-5f1f0c3f2a11", "28efb79e969e43a5b0b78ec14821c357"
 _USER = "c902c727e25d41a3a07f73af83c0530d"
@@ -314,7 +316,7 @@ def _openapi(api: FastAPI) -> dict[str, Any]:
         }
         for path, methods in schema["paths"].items():
             for operation in methods.values():
-                _complete(operation, path in _PUBLIC)
+                _complete(operation, path)
                 if (example := EXAMPLES.get(operation["operationId"], _NOTHING)) is not _NOTHING:
                     for status in operation["responses"].keys() & {"200", "201", "202"}:
                         operation["responses"][status]["content"] = {"application/json": {"example": example}}
@@ -322,11 +324,12 @@ def _openapi(api: FastAPI) -> dict[str, Any]:
     return api.openapi_schema
 
 
-def _complete(operation: dict[str, Any], public: bool) -> None:
+def _complete(operation: dict[str, Any], path: str) -> None:
     """Security, the version header, and no 422: bad input is a 400 here."""
     operation["responses"].pop("422", None)
     operation["responses"].get("204", {}).pop("content", None)
-    if public:
+    api = api_of(path)
+    if path in _PUBLIC:
         operation["responses"] = {"200": operation["responses"]["200"]}
         return
     operation["security"] = [{"token": []}]
@@ -335,7 +338,7 @@ def _complete(operation: dict[str, Any], public: bool) -> None:
             "name": "OpenStack-API-Version",
             "in": "header",
             "required": False,
-            "schema": {"type": "string", "default": "container latest"},
-            "description": "container 1.1 to container 1.40; 1.1 when absent",
+            "schema": {"type": "string", "default": f"{api.prefix} latest"},
+            "description": f"{api.prefix} 1.{MINIMUM} to {api.prefix} 1.{api.maximum}; 1.{MINIMUM} when absent",
         }
     )

@@ -8,7 +8,7 @@
         Gone 404   Taken 409   Refused 400 (RegistryDown)   Unavailable 503   EngineBug 502
 
 `code` is the part after ``container.`` in Zun's error envelope (zun-api, section 2.1); clients never read it, but
-tests and people do. Inner code never raises ``HTTPException``.
+tests and people do. Inner code never raises ``HTTPException``. Magnum's envelope is made in ``app.apis``.
 """
 
 from typing import Any

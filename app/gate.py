@@ -13,20 +13,19 @@ import structlog
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import GatewayError, Invalid, TooLarge, envelope
+from app.apis import MAGNUM, ZUN, choose, problem
+from app.errors import GatewayError, Invalid, TooLarge
+from app.versions import version_header
 
 log = structlog.get_logger("caisson.gate")
-
-PREFIX = "container"
-"""The path prefix under which the service catalogue lists the API (architecture, section 0, line 4)."""
 
 ARCHIVE = "/put_archive"
 """How the path ends of what takes an archive: its body may be larger than others, and is not stored."""
 
 OUTSIDE = ("healthcheck", "identity", "docs", "openapi.json")
-"""First path segments that are not Zun's."""
+"""First path segments that are neither Zun's nor Magnum's."""
 
-PUBLIC = frozenset({"/", "/v1", "/healthcheck", "/openapi.json"})
+PUBLIC = frozenset({"/", "/v1", MAGNUM.root, MAGNUM.collection, "/healthcheck", "/openapi.json"})
 _MUTTERED = re.compile(r"[^\x20-\x7e]")
 _ESCAPED = re.compile(rb"\\u(0000|[dD][89a-fA-F])")
 
@@ -36,22 +35,28 @@ def is_public(path: str) -> bool:
     return path in PUBLIC or path == "/docs" or path.startswith(("/docs/", "/identity/")) or path == "/identity"
 
 
-def canonical(path: str) -> str:
-    """One spelling for each resource: ``/v1/…`` whatever the prefix and the slashes (zun-api, section 0)."""
+def canonical(path: str, header: str | None = None) -> str:
+    """One spelling for each resource, whatever the prefix and the slashes (zun-api, section 0; magnum-api, 3.1).
+
+    ``/v1/…`` is Zun's, ``/container-infra/v1/…`` Magnum's. The catalogue lists each API under its prefix; without one
+    the path decides, and where both APIs have it, the version header (`app.apis.choose`).
+    """
     parts = [part for part in path.split("/") if part]
-    if parts[:1] == [PREFIX]:
+    api = next((api for api in (ZUN, MAGNUM) if parts[:1] == [api.prefix]), None)
+    if api is not None:
         parts = parts[1:]
         if parts[:1] and parts[0] in OUTSIDE and parts != ["healthcheck"]:
             parts = ["v1", *parts]
-    if not parts:
-        return "/"
     if parts == ["identity"]:
         return "/identity/"  # what is mounted has no path without the slash
-    if parts[0] in OUTSIDE:
+    if parts and parts[0] in OUTSIDE:
         return "/" + "/".join(parts)
-    if parts[0] != "v1":
-        parts = ["v1", *parts]
-    return "/" + "/".join(parts)
+    versioned = parts[1:] if parts[:1] == ["v1"] else parts
+    if api is None:
+        api = choose(versioned, header)
+    if not parts:
+        return api.root or "/"
+    return "/".join((api.collection, *versioned))
 
 
 class Gate:
@@ -67,7 +72,8 @@ class Gate:
             return
         request_id = f"req-{uuid4()}"
         scope.setdefault("state", {})["request_id"] = request_id
-        path = canonical(scope["path"])
+        path = canonical(scope["path"], version_header(scope))
+        scope["state"]["prefix"] = MAGNUM.root if scope["path"].lstrip("/").startswith(MAGNUM.prefix) else ""
         if path != scope["path"]:
             scope["path"], scope["raw_path"] = path, path.encode()
         started = ended = False
@@ -87,7 +93,7 @@ class Gate:
             if started and not ended:
                 raise  # the server breaks the connection off: half an answer must not look whole
             if not started:
-                await internal_error(request_id)(scope, receive, send_with_id)
+                await internal_error(scope)(scope, receive, send_with_id)
 
 
 class Intake:
@@ -118,7 +124,7 @@ class Intake:
                 return  # the client went away
             body = read
         stored = b"" if archive else body
-        if scope["path"].startswith("/v1") and (where := _unstorable(scope, stored)) is not None:
+        if scope["path"].startswith(("/v1", MAGNUM.root)) and (where := _unstorable(scope, stored)) is not None:
             title = f"Invalid input for field '{where}'. Text must be Unicode in UTF-8, without the character NUL."
             await render(scope, Invalid(title, code="schema-validation-error"))(scope, receive, send)
             return
@@ -188,16 +194,22 @@ def _is_unicode(text: str) -> bool:
 
 
 def render(scope: Scope, error: GatewayError, headers: dict[str, str] | None = None) -> Response:
-    """An error in Zun's envelope."""
-    request_id = scope.get("state", {}).get("request_id", "")
-    body = envelope(error.status, error.code, printable(error.title), printable(error.detail), request_id, **error.more)
-    return _json(error.status, body, headers)
+    """An error in the envelope of the API that was asked."""
+    error.title, error.detail = printable(error.title), printable(error.detail)
+    return _json(error.status, problem(scope.get("path", ""), error, _request_id(scope)), headers)
 
 
-def internal_error(request_id: str) -> Response:
+def internal_error(scope: Scope) -> Response:
     """What a user sees of a defect: nothing but the id under which the log has it."""
-    detail = f"Something failed inside. The log tells more under {request_id}."
-    return _json(500, envelope(500, "", "Internal Server Error", detail, request_id), None)
+    defect = GatewayError(
+        "Internal Server Error", detail=f"Something failed inside. The log tells more under {_request_id(scope)}."
+    )
+    return _json(500, problem(scope.get("path", ""), defect, _request_id(scope)), None)
+
+
+def _request_id(scope: Scope) -> str:
+    found: str = scope.get("state", {}).get("request_id", "")
+    return found
 
 
 def printable(text: str) -> str:

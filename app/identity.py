@@ -50,6 +50,7 @@ SERVICES = (
     # name, type, path below the base URL
     ("identity", "identity", "/identity/v3"),
     ("zun", "container", "/container/v1"),
+    ("magnum", "container-infra", "/container-infra/v1"),
 )
 FIRST_PROJECT, FIRST_USER = "demo", "admin"
 

@@ -20,7 +20,7 @@ from app.identity import EmbeddedIdentity, check_binding
 from app.keystone import Keystone
 from app.lock import only_process
 from app.policy import Policy
-from app.routers import container_api
+from app.routers import container_api, container_infra_api
 from app.routers.identity import identity_api
 from app.settings import Settings
 from app.streams import Streams
@@ -65,7 +65,7 @@ def create_app(settings: Settings, engines: Engines | None = None) -> ASGIApp:
         responses=documents.ERRORS,
     )
     api.state.gateway = gateway
-    for router in container_api():
+    for router in (*container_api(), *container_infra_api()):
         api.include_router(router)
     if embedded is not None:
         embedded.changed = gateway.authenticator.forget

@@ -1,4 +1,4 @@
-"""How refused requests are answered: every exception becomes Zun's envelope."""
+"""How refused requests are answered: every exception becomes the envelope of the API that was asked."""
 
 import re
 from reprlib import Repr
@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 
+from app.apis import ZUN, api_of
 from app.errors import Busy, GatewayError, Invalid
 from app.gate import internal_error, render
 
@@ -30,7 +31,8 @@ async def _refused(request: Request, error: Any) -> Response:
 
 
 async def _invalid(request: Request, error: Any) -> Response:
-    return render(request.scope, Invalid(sentence(error.errors()), code="schema-validation-error"))
+    words = sentence if api_of(request.scope["path"]) is ZUN else magnum_sentence
+    return render(request.scope, Invalid(words(error.errors()), code="schema-validation-error"))
 
 
 async def _routing(request: Request, error: Any) -> Response:
@@ -49,7 +51,7 @@ async def _routing(request: Request, error: Any) -> Response:
 
 async def _defect(request: Request, error: Exception) -> Response:
     """What nobody foresaw. `app.gate.Gate` writes it to the log."""
-    return internal_error(request.state.request_id)
+    return internal_error(request.scope)
 
 
 def _allowed(request: Request) -> str:
@@ -77,6 +79,23 @@ def sentence(errors: list[dict[str, Any]]) -> str:
         case "json_invalid":
             return f"The body is not valid JSON: {found.get('ctx', {}).get('error', found['msg'])}"
     return f"Invalid input for field '{field}'. Value: '{_shown(field, found.get('input'))}'. {found['msg']}"
+
+
+def magnum_sentence(errors: list[dict[str, Any]]) -> str:
+    """The first of pydantic's findings, in Magnum's words (magnum-api, section 2.3)."""
+    found = errors[0]
+    where = [str(part) for part in found["loc"] if part not in ("body", "query", "path")]
+    field = where[-1] if where else "body"
+    match found["type"]:
+        case "missing" if not where:
+            return 'Missing argument: "body"'
+        case "missing":
+            return f"Invalid input for field/attribute {field}. Value: 'None'. Mandatory field missing."
+        case "extra_forbidden":
+            return f"Unknown attribute for argument {where[0] if len(where) > 1 else 'body'}: {field}"
+        case "json_invalid":
+            return "Request is not in valid JSON format"
+    return f"Invalid input for field/attribute {field}. Value: '{_shown(field, found.get('input'))}'. {found['msg']}"
 
 
 def _shown(field: str, value: Any) -> str:

@@ -34,3 +34,8 @@ def container_api() -> list[APIRouter]:
         quotas.router,
         quotas.classes,
     ]
+
+
+def container_infra_api() -> list[APIRouter]:
+    """Magnum's API."""
+    return [root.magnum]

@@ -1,18 +1,23 @@
-"""Version documents and health: what anybody may ask without a token (zun-api, sections 0 and 1)."""
+"""Version documents and health: what anybody may ask without a token (zun-api and magnum-api, sections 0 and 1)."""
 
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from app.apis import MAGNUM, MINIMUM, ZUN
 from app.routers.requests import base
-from app.versions import MAXIMUM, MINIMUM
 
 router = APIRouter(tags=["versions"])
+magnum = APIRouter(prefix=MAGNUM.root, tags=["versions"])
 
 RESOURCES = (
     "services", "containers", "images", "networks", "hosts", "availability_zones", "capsules", "quotas",
     "quota_classes", "registries",
+)  # fmt: skip
+
+MAGNUM_RESOURCES = (
+    "clusters", "clustertemplates", "quotas", "certificates", "mservices", "stats", "federations", "credentials",
 )  # fmt: skip
 
 
@@ -23,7 +28,7 @@ async def versions(request: Request) -> Response:
         "id": "v1",
         "links": [{"href": f"{base(request)}/v1/", "rel": "self"}],
         "status": "CURRENT",
-        "max_version": f"1.{MAXIMUM}",
+        "max_version": f"1.{ZUN.maximum}",
         "min_version": f"1.{MINIMUM}",
     }
     return JSONResponse(
@@ -64,3 +69,55 @@ async def version_one(request: Request) -> Response:
 async def healthcheck() -> Response:
     """That the process serves; it asks neither the database nor an engine."""
     return JSONResponse({"detailed": False, "reasons": ["OK"]})
+
+
+@magnum.get("", summary="Versions of Magnum's API", operation_id="list_magnum_versions")
+async def magnum_versions(request: Request) -> Response:
+    """The versions that this endpoint speaks."""
+    version = {
+        "id": "v1",
+        "links": [{"href": f"{_magnum_base(request)}/v1/", "rel": "self"}],
+        "status": "CURRENT",
+        "max_version": f"1.{MAGNUM.maximum}",
+        "min_version": f"1.{MINIMUM}",
+    }
+    return JSONResponse(
+        {
+            "name": "OpenStack Magnum API",
+            "description": "Caisson: OpenStack's container services in one process.",
+            "versions": [version],
+        }
+    )
+
+
+@magnum.get("/v1", summary="Version 1 of Magnum's API", operation_id="show_magnum_version")
+async def magnum_version_one(request: Request) -> Response:
+    """The resources of version 1."""
+    href = _magnum_base(request)
+    document: dict[str, Any] = {
+        "id": "v1",
+        "media_types": [{"base": "application/json", "type": "application/vnd.openstack.magnum.v1+json"}],
+        "links": [
+            {"href": f"{href}/v1/", "rel": "self"},
+            {
+                "href": "http://docs.openstack.org/developer/magnum/dev/api-spec-v1.html",
+                "rel": "describedby",
+                "type": "text/html",
+            },
+        ],
+    }
+    for name in MAGNUM_RESOURCES:
+        document[name] = [
+            {"href": f"{href}/v1/{name}/", "rel": "self"},
+            {"href": f"{href}/{name}/", "rel": "bookmark"},
+        ]
+    document["nodegroups"] = [
+        {"href": f"{href}/v1/clusters/{{cluster_id}}/nodegroups", "rel": "self"},
+        {"href": f"{href}/clusters/{{cluster_id}}/nodegroups", "rel": "bookmark"},
+    ]
+    return JSONResponse(document)
+
+
+def _magnum_base(request: Request) -> str:
+    """With the prefix when it was asked with one: clients go on with the address that they find here."""
+    return base(request) + str(request.state.prefix)

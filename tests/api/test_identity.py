@@ -141,6 +141,7 @@ async def test_a_token_says_what_keystones_says(cloud: Cloud) -> None:
     assert endpoints == {
         "identity": {"http://127.0.0.1:9517/identity/v3"},
         "container": {"http://127.0.0.1:9517/container/v1"},
+        "container-infra": {"http://127.0.0.1:9517/container-infra/v1"},
     }
     assert {end["interface"] for end in token["catalog"][0]["endpoints"]} == {"public", "internal", "admin"}
     again = (await cloud.by_password()).json()["token"]

@@ -16,7 +16,10 @@ from tests.api.capsule import made, template
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-PUBLIC = {("GET", "/"), ("GET", "/v1"), ("GET", "/healthcheck"), ("GET", "/openapi.json"), ("GET", "/docs")}
+PUBLIC = {
+    ("GET", path)
+    for path in ("/", "/v1", "/container-infra", "/container-infra/v1", "/healthcheck", "/openapi.json", "/docs")
+}
 MOUNTED = {"/identity", "/docs"}  # checks tokens by itself; files that anybody may have
 
 # A good request for every route: what is in braces is replaced by something of project alpha's.

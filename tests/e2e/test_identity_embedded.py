@@ -161,11 +161,15 @@ def test_an_application_credential_drives_the_client(served: Served) -> None:
 
 def test_the_catalogue_is_what_the_client_uses(served: Served) -> None:
     listed = served.ok("admin", "catalog", "list")
-    assert {service["Type"] for service in listed} == {"identity", "container"}
+    assert {service["Type"] for service in listed} == {"identity", "container", "container-infra"}
     versions = served.ok("admin", "versions", "show")
-    assert {version["Service Type"] for version in versions} == {"identity", "application-container"}
+    assert {version["Service Type"] for version in versions} == {
+        "identity", "application-container", "container-infrastructure-management",
+    }  # fmt: skip
     endpoints = served.ok("admin", "endpoint", "list", "--interface", "public")
-    assert {endpoint["URL"] for endpoint in endpoints} == {f"{served.url}/identity/v3", f"{served.url}/container/v1"}
+    assert {endpoint["URL"] for endpoint in endpoints} == {
+        f"{served.url}/identity/v3", f"{served.url}/container/v1", f"{served.url}/container-infra/v1",
+    }  # fmt: skip
     for noun in ("domain", "service", "region", "role", "user"):
         assert served.ok("admin", noun, "list")
 

@@ -8,10 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
-from app.errors import Conflict, Invalid, UnknownVersion
+from app.errors import Busy, Conflict, Invalid, NotFound, UnknownVersion
 from app.gate import Gate, Intake, canonical, is_public, printable, render
 
-PIECES = st.lists(st.sampled_from(["v1", "container", "containers", "x", "docs", "identity", "healthcheck", "", ".."]))
+PIECES = st.lists(
+    st.sampled_from(
+        ["v1", "container", "container-infra", "containers", "quotas", "x", "docs", "identity", "healthcheck", "", ".."]
+    )
+)
 
 
 @pytest.mark.parametrize(
@@ -27,10 +31,38 @@ PIECES = st.lists(st.sampled_from(["v1", "container", "containers", "x", "docs",
         ("/identity/v3/", "/identity/v3"), ("/container/identity/v3", "/v1/identity/v3"),
         ("/openapi.json", "/openapi.json"), ("/container/openapi.json", "/v1/openapi.json"),
         ("/containers/..", "/v1/containers/.."),
+        ("/container-infra", "/container-infra"), ("//container-infra//", "/container-infra"),
+        ("/container-infra/v1/", "/container-infra/v1"), ("/container-infra/clusters", "/container-infra/v1/clusters"),
+        ("/clusters", "/container-infra/v1/clusters"), ("/v1/clusters/x/", "/container-infra/v1/clusters/x"),
+        ("/clustertemplates", "/container-infra/v1/clustertemplates"), ("/v1/stats", "/container-infra/v1/stats"),
+        ("/container/clusters", "/v1/clusters"), ("/container-infra/containers", "/container-infra/v1/containers"),
+        ("/container-infra/healthcheck", "/healthcheck"), ("/container-infra/docs", "/container-infra/v1/docs"),
+        ("/quotas", "/v1/quotas"), ("/quotas/p", "/v1/quotas/p"), ("/v1/quotas/p/defaults", "/v1/quotas/p/defaults"),
+        ("/quotas/p/Cluster", "/container-infra/v1/quotas/p/Cluster"),
     ],
 )  # fmt: skip
 def test_canonical_paths(path: str, expected: str) -> None:
     assert canonical(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "header", "expected"),
+    [
+        ("/", "container-infra latest", "/container-infra"), ("/", "container latest", "/"), ("/", "compute 2.1", "/"),
+        ("/v1", "container-infrastructure-management 1.14", "/container-infra/v1"), ("/v1", "container 1.1", "/v1"),
+        ("/v1/quotas", "container-infra 1.9", "/container-infra/v1/quotas"), ("/v1/quotas", "", "/v1/quotas"),
+        ("/quotas/p", "compute 2.1, container-infra 1.9", "/container-infra/v1/quotas/p"),
+        ("/quotas/p", "container 1.1, container-infra 1.9", "/v1/quotas/p"),
+        ("/quotas/p/Cluster", "container 1.1", "/v1/quotas/p/Cluster"),
+        # What only one of them has is that one's, whatever the header says.
+        ("/clusters", "container 1.40", "/container-infra/v1/clusters"),
+        ("/containers", "container-infra 1.1", "/v1/containers"),
+        ("/container/v1", "container-infra 1.1", "/v1"), ("/container-infra", "container 1.1", "/container-infra"),
+        ("/container/quotas", "container-infra 1.1", "/v1/quotas"),
+    ],
+)  # fmt: skip
+def test_the_version_header_decides_what_both_apis_have(path: str, header: str, expected: str) -> None:
+    assert canonical(path, header) == expected
 
 
 @given(PIECES)
@@ -45,12 +77,24 @@ def test_a_canonical_path_is_its_own(pieces: list[str]) -> None:
 @given(PIECES)
 def test_nothing_of_the_api_is_public(pieces: list[str]) -> None:
     path = canonical("/" + "/".join(pieces))
-    if path.startswith("/v1/"):
+    if path.startswith(("/v1/", "/container-infra/v1/")):
         assert not is_public(path)
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/healthcheck", "/docs", "/docs/x", "/openapi.json", "/identity", "/identity/v3"]
+    "path",
+    [
+        "/",
+        "/v1",
+        "/container-infra",
+        "/container-infra/v1",
+        "/healthcheck",
+        "/docs",
+        "/docs/x",
+        "/openapi.json",
+        "/identity",
+        "/identity/v3",
+    ],
 )
 def test_public_paths(path: str) -> None:
     assert is_public(path)
@@ -250,6 +294,28 @@ def test_the_envelope() -> None:
     }  # fmt: skip
     error = error_of(UnknownVersion("no", detail="why", min_version="1.1"))
     assert (error["code"], error["title"], error["detail"], error["min_version"]) == ("container.", "no", "why", "1.1")
+
+
+def magnum_error(error: Any, path: str = "/container-infra/v1/clusters") -> dict[str, Any]:
+    scope = {"type": "http", "path": path, "state": {"request_id": "req-1"}}
+    found: dict[str, Any] = json.loads(bytes(render(scope, error).body))["errors"][0]
+    return found
+
+
+def test_the_envelope_of_magnum() -> None:
+    assert magnum_error(NotFound("Cluster v1.2 could not be found. Look again.")) == {
+        "request_id": "req-1", "code": "client", "status": 404, "title": "Cluster v1.2 could not be found",
+        "detail": "Cluster v1.2 could not be found. Look again.", "links": [],
+    }  # fmt: skip
+    assert magnum_error(Conflict("taken"), "/container-infra")["code"] == "client"
+    assert magnum_error(Conflict("taken"), "/container-infrared")["code"] == "container.conflict"
+    assert magnum_error(Busy("wait."))["code"] == "server"
+    assert magnum_error(UnknownVersion("Not Acceptable", detail="why")) == {
+        "request_id": "req-1", "code": "", "status": 406, "title": "Not Acceptable", "detail": "why", "links": [],
+    }  # fmt: skip
+    refused = magnum_error(UnknownVersion("no", code="microversion-unsupported", detail="why", min_version="1.1"))
+    assert refused.keys() == {"code", "title", "description", "min_version", "links"}
+    assert refused["code"] == "magnum.microversion-unsupported"
 
 
 @given(st.text())

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from app.refusals import sentence
+from app.refusals import magnum_sentence, sentence
 from app.routers.fields import Cores, Flag, FlagX, Name, Whole
 from app.versions import ApiModel
 
@@ -90,3 +90,21 @@ def test_long_and_deep_values_are_cut() -> None:
 def test_passwords_are_not_shown() -> None:
     for fields in ({"password": "secret"}, {"inner": [{"password": "secret"}]}, {"image": {"password": "secret"}}):
         assert "secret" not in told(**fields)
+
+
+@pytest.mark.parametrize(
+    ("errors", "said"),
+    [
+        ({"type": "missing", "loc": ("body", "image_id")}, "image_id. Value: 'None'. Mandatory field missing."),
+        ({"type": "missing", "loc": ("body",)}, 'Missing argument: "body"'),
+        ({"type": "extra_forbidden", "loc": ("body", "bogus")}, "Unknown attribute for argument body: bogus"),
+        ({"type": "json_invalid", "loc": ("body", 3)}, "Request is not in valid JSON format"),
+        (
+            {"type": "x", "loc": ("body", "coe"), "input": "nope", "msg": "It is none."},
+            "Invalid input for field/attribute coe. Value: 'nope'. It is none.",
+        ),
+        ({"type": "x", "loc": ("body", "a"), "input": "y" * 999, "msg": "long"}, "y" * 255 + "…'. long"),
+    ],
+)
+def test_magnums_words(errors: dict[str, Any], said: str) -> None:
+    assert said in magnum_sentence([errors])

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
+from app.apis import MINIMUM
 from app.errors import FieldTooNew, UnknownVersion
-from app.versions import MAXIMUM, MINIMUM, ApiModel, Since, headers_for, negotiate, refuse_before, require, version
+from app.versions import MAXIMUM, ApiModel, Since, headers_for, negotiate, refuse_before, require, version
 
 
 class Body(ApiModel):

@@ -1,0 +1,255 @@
+"""Certificate authorities of clusters: what they sign and what they refuse, judged by the library's own verifier."""
+
+import contextlib
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.certificates import BACKDATED, LARGEST_REQUEST, VALIDITY, Authority, make_authority, rotate, sign
+from app.errors import Invalid
+
+NOW = datetime(2026, 1, 31, 9, 5, 7, tzinfo=UTC)
+AUTHORITY = make_authority("demo", NOW)
+KEY = ec.generate_private_key(ec.SECP256R1())
+WEAK_KEY = rsa.generate_private_key(65537, 1024)  # noqa: S505  (weak on purpose)
+ADMIN = {NameOID.COMMON_NAME: "admin", NameOID.ORGANIZATION_NAME: "system:masters"}
+
+
+def request(
+    subject: dict[Any, str] | x509.Name = ADMIN,
+    key: Any = KEY,
+    digest: Any = hashes.SHA256(),  # noqa: B008  (a constant)
+    extensions: tuple[tuple[x509.ExtensionType, bool], ...] = (),
+) -> str:
+    if isinstance(subject, dict):
+        subject = x509.Name([x509.NameAttribute(oid, value) for oid, value in subject.items()])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical)
+    return builder.sign(key, digest).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def signed(csr: str, authority: Authority = AUTHORITY, **more: Any) -> x509.Certificate:
+    pem = sign(authority, csr, **({"now": NOW} | more))
+    assert pem == pem.strip()
+    assert pem.count("BEGIN CERTIFICATE") == 1
+    return x509.load_pem_x509_certificate(pem.encode())
+
+
+def certificate_of(authority: Authority) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(authority.certificate.encode())
+
+
+def check_trust(certificate: x509.Certificate, *trusted: Authority, at: datetime = NOW) -> None:
+    """Raises VerificationError unless one of `trusted` signed it and it is good for a TLS client."""
+    policy = x509.verification.ExtensionPolicy
+    verifier = (
+        PolicyBuilder()
+        .store(Store([certificate_of(authority) for authority in trusted]))
+        .time(at)
+        # The library's own policy is for the web, where every certificate has alternative names.
+        .extension_policies(
+            ca_policy=policy.permit_all().require_present(
+                x509.BasicConstraints, x509.verification.Criticality.CRITICAL, None
+            ),
+            ee_policy=policy.permit_all().require_present(x509.KeyUsage, x509.verification.Criticality.CRITICAL, None),
+        )
+        .build_client_verifier()
+    )
+    verifier.verify(certificate, [])
+
+
+def test_an_authority() -> None:
+    found = certificate_of(AUTHORITY)
+    assert found.subject == found.issuer
+    assert found.subject.rfc4514_string() == "CN=demo"
+    assert found.not_valid_before_utc == NOW - BACKDATED
+    assert found.not_valid_after_utc == NOW + VALIDITY
+    constraints = found.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert (constraints.critical, constraints.value.ca, constraints.value.path_length) == (True, True, 0)
+    usage = found.extensions.get_extension_for_class(x509.KeyUsage)
+    assert usage.critical
+    assert usage.value.key_cert_sign
+    assert not usage.value.digital_signature
+    found.verify_directly_issued_by(found)
+    assert "PRIVATE" not in repr(AUTHORITY)
+    assert certificate_of(make_authority("x" * 200)).subject.rfc4514_string() == f"CN={'x' * 64}"
+    assert certificate_of(make_authority("ö" * 200)).subject.rfc4514_string() == f"CN={'ö' * 32}"
+
+
+def test_a_clients_certificate() -> None:
+    found = signed(request())
+    assert found.subject.rfc4514_string() == "O=system:masters,CN=admin"
+    assert found.issuer == certificate_of(AUTHORITY).subject
+    assert found.public_key() == KEY.public_key()
+    assert {extension.oid._name: extension.critical for extension in found.extensions} == {
+        "basicConstraints": True, "keyUsage": True, "extendedKeyUsage": False, "subjectKeyIdentifier": False,
+        "authorityKeyIdentifier": False,
+    }  # fmt: skip
+    assert not found.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    assert list(found.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [
+        ExtendedKeyUsageOID.CLIENT_AUTH
+    ]
+    check_trust(found, AUTHORITY)
+    assert signed(request()).serial_number != found.serial_number
+
+
+def test_another_authority_is_not_trusted() -> None:
+    with pytest.raises(VerificationError):
+        check_trust(signed(request()), make_authority("demo", NOW))
+    with pytest.raises(VerificationError):
+        check_trust(signed(request()), AUTHORITY, at=NOW + VALIDITY + timedelta(days=1))
+
+
+@pytest.mark.parametrize(
+    ("key", "digest"),
+    [
+        (rsa.generate_private_key(65537, 2048), hashes.SHA512()),
+        (ec.generate_private_key(ec.SECP384R1()), hashes.SHA384()),
+        (ed25519.Ed25519PrivateKey.generate(), None),
+    ],
+    ids=["rsa", "p384", "ed25519"],
+)
+def test_strong_keys_are_taken(key: Any, digest: Any) -> None:
+    found = signed(request(key=key, digest=digest))
+    assert found.public_key() == key.public_key()
+    found.verify_directly_issued_by(certificate_of(AUTHORITY))
+
+
+@pytest.mark.parametrize(
+    ("key", "digest", "said"),
+    [
+        (WEAK_KEY, hashes.SHA256(), "from 2048 to 8192 bits; this has 1024"),
+        (rsa.generate_private_key(3, 2048), hashes.SHA256(), "exponent"),
+        (ec.generate_private_key(ec.SECP224R1()), hashes.SHA256(), "secp224r1"),
+        (ec.generate_private_key(ec.SECP256K1()), hashes.SHA256(), "secp256k1"),
+        (dsa.generate_private_key(2048), hashes.SHA256(), "RSA"),
+        (KEY, hashes.SHA224(), "sha224"),
+    ],
+    ids=["rsa1024", "exponent3", "p224", "k1", "dsa", "sha224"],
+)
+def test_weak_keys_are_refused(key: Any, digest: Any, said: str) -> None:
+    with pytest.raises(Invalid, match=re.escape(said)):
+        signed(request(key=key, digest=digest))
+
+
+def test_a_request_for_somebody_elses_key_is_refused() -> None:
+    """The last bytes are the signature: without the key nobody can make a good one."""
+    der = bytearray(x509.load_pem_x509_csr(request().encode()).public_bytes(serialization.Encoding.DER))
+    found = bytes(der).find(b"admin")
+    der[found : found + 5] = b"Admin"
+    csr = x509.load_der_x509_csr(bytes(der)).public_bytes(serialization.Encoding.PEM).decode()
+    with pytest.raises(Invalid, match="its own key"):
+        signed(csr)
+
+
+REQUEST = request()
+ASKED_FOR = (
+    x509.BasicConstraints(ca=True, path_length=None),
+    x509.SubjectAlternativeName([x509.DNSName("kubernetes.default")]),
+    x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.OCSP_SIGNING]),
+    x509.KeyUsage(True, False, False, False, False, True, True, False, False),
+    x509.SubjectKeyIdentifier(b"\1" * 20),
+    x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\5\0"),
+)
+
+
+@pytest.mark.parametrize("extension", ASKED_FOR, ids=lambda extension: type(extension).__name__)
+def test_no_extension_is_copied(extension: x509.ExtensionType) -> None:
+    plain = signed(request())
+    found = signed(request(extensions=((extension, False),)))
+    assert [x.value for x in found.extensions] == [x.value for x in plain.extensions]
+    with pytest.raises(Invalid, match=re.escape(extension.oid.dotted_string)):
+        signed(request(extensions=((extension, True),)))
+
+
+@pytest.mark.parametrize(
+    ("subject", "said"),
+    [
+        ({}, "common name"),
+        ({NameOID.ORGANIZATION_NAME: "o"}, "common name"),
+        ({NameOID.COMMON_NAME: " "}, "common name"),
+        ({NameOID.COMMON_NAME: "demo"}, "authority itself"),
+        (
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a"), x509.NameAttribute(NameOID.COMMON_NAME, "b")]),
+            "no more than one",
+        ),
+    ],
+)
+def test_subjects_that_are_refused(subject: Any, said: str) -> None:
+    with pytest.raises(Invalid, match=said):
+        signed(request(subject))
+
+
+def test_organizations_can_be_limited() -> None:
+    with pytest.raises(Invalid, match="system:masters is not permitted; permitted: viewers"):
+        signed(request(), organizations={"viewers"})
+    with pytest.raises(Invalid, match="permitted: none"):
+        signed(request(), organizations=())
+    check_trust(signed(request(), organizations={"system:masters"}), AUTHORITY)
+    check_trust(signed(request({NameOID.COMMON_NAME: "joe"}), organizations=()), AUTHORITY)
+
+
+def test_a_certificate_does_not_outlive_its_authority() -> None:
+    late = NOW + VALIDITY - timedelta(days=1)
+    found = signed(request(), now=late)
+    assert found.not_valid_after_utc == NOW + VALIDITY
+    check_trust(found, AUTHORITY, at=late)
+    with pytest.raises(Invalid, match="run out"):
+        signed(request(), now=NOW + VALIDITY)
+
+
+def test_rotation() -> None:
+    before = signed(request())
+    rotation = rotate(AUTHORITY, NOW)
+    after = signed(request(), rotation.authority)
+    assert certificate_of(rotation.authority).subject == certificate_of(AUTHORITY).subject
+    assert certificate_of(rotation.authority).public_key() != certificate_of(AUTHORITY).public_key()
+    check_trust(after, rotation.authority)
+    for one, other in ((before, rotation.authority), (after, AUTHORITY)):
+        with pytest.raises(VerificationError):
+            check_trust(one, other)
+        check_trust(one, rotation.authority, AUTHORITY)  # while the nodes change over
+    trusted = x509.load_pem_x509_certificates(rotation.trusted.encode())
+    assert trusted == [certificate_of(rotation.authority), certificate_of(AUTHORITY)]
+
+
+@given(st.text())
+def test_any_text_is_signed_or_refused(text: str) -> None:
+    with pytest.raises(Invalid, match="csr"):
+        signed(text)
+
+
+def test_a_huge_request_is_not_looked_at() -> None:
+    with pytest.raises(Invalid, match=str(LARGEST_REQUEST)):
+        signed("x" * (LARGEST_REQUEST + 1))
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_damaged_request_is_signed_or_refused(data: st.DataObject) -> None:
+    """Whatever is changed in a good request: no other error, and never another's key or more rights."""
+    text = REQUEST
+    place = data.draw(st.integers(28, len(text) - 28))
+    damaged = text[:place] + data.draw(st.characters(codec="ascii")) + text[place + 1 :]
+    with contextlib.suppress(Invalid):
+        found = signed(damaged)
+        assert found.public_key() == KEY.public_key()
+        assert not found.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=16))
+def test_any_name_is_copied_as_it_is_or_refused(name: str) -> None:
+    with contextlib.suppress(Invalid):
+        found = signed(request({NameOID.COMMON_NAME: name}))
+        assert found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == name
