@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 from uuid import UUID
 
-from app import actions, capsules
+from app import actions, capsules, volumes
 from app.actions import Again, Done, Failed, Job, Outcome, step
 from app.backends.engine import Groups, Seen, State
 from app.capsules import CreateArgs
 from app.container_steps import LOOK_AGAIN, drop_network, ensure_network, missing_image, no_image
 from app.containers import STOP_GRACE, DeleteArgs, epoch, spec_of
-from app.errors import Conflict, EngineError, Gone, Unavailable
+from app.errors import Conflict, EngineError, Gone, NotFound, Unavailable
 from app.models import Capsule, Container, Status
 
 INIT_LOOK = 2.0  # seconds that one step watches an init container before it lets go of the lease
@@ -58,6 +58,7 @@ async def delete(job: Job) -> Outcome:
         return Again(0.5, job.memo)
     if job.args.look_again and not job.memo.get("looked"):
         return Again(LOOK_AGAIN, {**job.memo, "looked": True})
+    await volumes.release(job, capsule)
     await drop_network(job, [box.uuid for box in boxes])
     async with job.database.transaction(job.scope) as session:
         if await actions.holds(session, job):
@@ -154,10 +155,11 @@ async def _made(job: Job, box: Container, sandbox: Seen) -> None:
         seen = None
     if seen is None:
         try:
+            await volumes.prepare(job, box)
             seen = await job.engine.create(UUID(box.uuid), spec_of(box, None, job.settings))
         except (Gone, Unavailable):
             raise
-        except EngineError as error:
+        except (EngineError, NotFound) as error:  # or a volume that is gone
             raise await _stopped(job, box, error.title) from error
         await _record(job, box, capsules.member_changes(box, seen))
 

@@ -12,13 +12,14 @@ from uuid import UUID
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import actions, containers, images, names, networks, quotas
+from app import actions, containers, images, names, networks, quotas, volumes
 from app.actions import Asked, StepArgs
 from app.backends.engine import Ability, ContainerEngine, GroupSpec, Port, Seen, State
 from app.containers import DeleteArgs, check_ability
 from app.errors import Conflict, NotFound
 from app.models import Capsule, Container, Status
 from app.settings import Settings
+from app.volumes import Shared
 
 INIT_LIMIT = 3600.0  # seconds that a capsule's init containers may take, as in Zun
 
@@ -78,10 +79,12 @@ async def accept(
     engine: ContainerEngine,
     settings: Settings,
     pulls: Mapping[str, str],
+    shared: Sequence[Shared] = (),
 ) -> None:
     """Store a wished capsule with its members and the action that makes it. Raises the 4xx or 501 that says why not.
 
-    A row that is in Error already, because no host fits, is stored as it is. `pulls` as in `CreateArgs`.
+    A row that is in Error already, because no host fits, is stored as it is. `pulls` as in `CreateArgs`; mounts of the
+    members name the volumes that are `shared`.
     """
     check_ability(engine, Ability.GROUP, "run containers as a group", "run them one by one, on the project's network")
     for box in boxes:
@@ -97,6 +100,10 @@ async def accept(
         memory=sum(box.memory or 0 for box in boxes),
         disk=sum(box.disk or 0 for box in boxes),
     )
+    capsule.volumes = await volumes.share(session, capsule, shared, engine, settings) or None
+    for box in boxes:
+        mounts = [{**mount, "volume": (capsule.volumes or {})[mount["volume"]]} for mount in box.mounts or ()]
+        box.mounts = mounts or None
     capsule.created_at = now = await actions.clock(session)
     session.add(capsule)
     for box in boxes:

@@ -268,7 +268,9 @@ def spec_of(box: Container, network: str | None, settings: Settings) -> Containe
 def volumes_of(box: Container) -> tuple[VolumeMount, ...]:
     """The volumes that a container mounts, as engines take them (``app.volumes``)."""
     found = (mount for mount in box.mounts or () if mount["type"] == "volume")
-    return tuple(VolumeMount(UUID(mount["volume"]), mount["destination"]) for mount in found)
+    return tuple(
+        VolumeMount(UUID(mount["volume"]), mount["destination"], mount.get("read_only", False)) for mount in found
+    )
 
 
 def changes_of(box: Container, seen: Seen) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from app.actions import Asked, Done, Job, Outcome, step
 from app.backends.engine import Ability, ContainerEngine, Copies, Seen, State, Volumes
 from app.db import EVERYTHING, Database, take_turn
 from app.errors import Conflict, Invalid, NotFound
-from app.models import UNFINISHED, Action, Container, InjectedFile, Volume, new_uuid
+from app.models import UNFINISHED, Action, Capsule, Container, InjectedFile, Volume, new_uuid
 from app.settings import Settings
 from app.vault import Vault
 
@@ -41,6 +41,19 @@ class Wished:
     content: bytes | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """One volume of a capsule: one that is there by `source`, else a new one, of `size` GiB at most unless None.
+
+    A new one that is `kept` stays when the capsule is deleted.
+    """
+
+    name: str
+    source: str | None = None
+    size: int | None = None
+    kept: bool = False
+
+
 async def find(session: AsyncSession, ident: str, *, own_project: str | None = None, lock: bool = False) -> Volume:
     """By uuid or name, in the session's scope; a name means one in `own_project`. Raises NotFound."""
     query = select(Volume)
@@ -58,7 +71,7 @@ async def find(session: AsyncSession, ident: str, *, own_project: str | None = N
 
 async def accept(session: AsyncSession, volume: Volume, engine: ContainerEngine, settings: Settings) -> None:
     """Store a named volume. Raises Conflict when its project has the name, Unsupported, Invalid."""
-    _check_engine(engine)
+    check_engine(engine)
     if volume.size is not None:
         _check_size(volume.size, engine, settings, "size")
     await take_turn(session, f"volumes of {volume.project_id}")
@@ -125,7 +138,7 @@ async def mount(
             mounts.append({"type": "bind", "destination": path})
             await _keep_file(session, box, path, wish.content, engine, vault)
             continue
-        _check_engine(engine)
+        check_engine(engine)
         if wish.source is not None:
             volume = await find(session, wish.source, own_project=box.project_id, lock=True)
             if volume.project_id != box.project_id or volume.container_id is not None:
@@ -141,17 +154,17 @@ async def mount(
     box.mounts = mounts or None
 
 
-def destination(path: str) -> str:
-    """Where something is mounted, in its plainest spelling. Raises Invalid."""
+def destination(path: str, field: str = "mounts: destination") -> str:
+    """Where something is mounted, in its plainest spelling. Raises Invalid naming `field`."""
     plain = posixpath.normpath(path)
     if not path.startswith("/") or path.startswith("//") or ".." in path.split("/"):
-        raise Invalid(f"mounts: destination {path[:255]!r} must be an absolute path without ..")
+        raise Invalid(f"{field} {path[:255]!r} must be an absolute path without ..")
     if len(path.encode()) > LONGEST_PATH or any(len(part.encode()) > 255 for part in path.split("/")):
-        raise Invalid(f"mounts: destination: a path has at most {LONGEST_PATH} bytes, each of its parts 255")
+        raise Invalid(f"{field}: a path has at most {LONGEST_PATH} bytes, each of its parts 255")
     if plain == "/" or any(plain == top or plain.startswith(f"{top}/") for top in KERNEL):
-        raise Invalid(f"mounts: destination {path[:255]!r} belongs to the system; use a folder of your own")
+        raise Invalid(f"{field} {path[:255]!r} belongs to the system; use a folder of your own")
     if not path.isprintable():
-        raise Invalid("mounts: destination must be printable text")
+        raise Invalid(f"{field} must be printable text")
     return plain
 
 
@@ -185,9 +198,36 @@ async def inject(job: Job, box: Container, seen: Seen) -> None:
         await cast(Copies, job.engine).put_archive(seen.ref, "/", tar)
 
 
-async def release(job: Job, box: Container) -> None:
-    """What goes with a container that the engine no longer has: its own volumes and its files."""
-    if not box.mounts:
+async def share(session: AsyncSession, capsule: Capsule, wishes: Sequence[Shared], engine: ContainerEngine,
+                settings: Settings) -> dict[str, str]:  # fmt: skip
+    """The volumes of a capsule that is being stored, by the names of its template: their uuids.
+
+    Raises Invalid, NotFound, Conflict or Unsupported, naming the volume.
+    """
+    found: dict[str, str] = {}
+    for wish in wishes:
+        check_engine(engine)
+        if wish.source is not None:
+            volume = await find(session, wish.source, own_project=capsule.project_id, lock=True)
+            if volume.project_id != capsule.project_id or volume.container_id is not None:
+                raise NotFound(f"Volume {wish.source} could not be found.", code="volume-not-found")
+            if volume.backend != capsule.backend:
+                raise Conflict(f"Volume {volume.name} is on the engine {volume.backend!r}, not on {capsule.backend!r}.")
+        else:
+            if wish.size is not None:
+                _check_size(wish.size, engine, settings, f"spec.volumes: {wish.name}: size")
+            volume = _own(capsule, wish.size)
+            if wish.kept:  # a volume of the project, as if it had been made before
+                volume.container_id, volume.name = None, f"{capsule.name[:150]}-{wish.name[:90]}-{volume.uuid[:8]}"
+            volume.created_at = await actions.clock(session)
+            session.add(volume)
+        found[wish.name] = volume.uuid
+    return found
+
+
+async def release(job: Job, box: Container | Capsule) -> None:
+    """What goes with a container or a capsule that the engine no longer has: its own volumes and its files."""
+    if not (box.volumes if isinstance(box, Capsule) else box.mounts):
         return
     async with job.database.reading(job.scope) as session:
         own = (await session.exec(select(Volume).where(Volume.container_id == box.uuid))).all()
@@ -212,7 +252,7 @@ async def _keep_file(
     session.add(InjectedFile(project_id=box.project_id, container_id=box.uuid, destination=path, content=sealed))
 
 
-def _own(box: Container, size: int) -> Volume:
+def _own(box: Container | Capsule, size: int | None) -> Volume:
     uuid = new_uuid()
     return Volume(
         uuid=uuid,
@@ -226,7 +266,8 @@ def _own(box: Container, size: int) -> Volume:
     )
 
 
-def _check_engine(engine: ContainerEngine) -> None:
+def check_engine(engine: ContainerEngine) -> None:
+    """Raises Unsupported when the engine keeps no volumes."""
     containers.check_ability(engine, Ability.VOLUMES, "keep volumes", "leave `mounts` out")
 
 

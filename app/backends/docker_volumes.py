@@ -52,6 +52,7 @@ def mounts(spec: ContainerSpec) -> list[dict[str, Any]]:
             "Type": "volume",
             "Source": volume_name(mount.volume),
             "Target": mount.path,
+            "ReadOnly": mount.read_only,
             "VolumeOptions": {"Labels": _labels(mount.volume, spec.project_id)},
         }
         for mount in spec.mounts

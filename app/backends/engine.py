@@ -90,6 +90,7 @@ class VolumeMount:
 
     volume: UUID
     path: str
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from app import capsules
+from app import capsules, volumes
 from app.errors import Invalid
 from app.gate import unstorable
 from app.models import Capsule, Container
 from app.routers.fields import Cores, Flag, Ident, Name, Text, Whole
 from app.settings import Settings
 from app.versions import ApiModel
+from app.volumes import Shared
 
 MOST_CONTAINERS = 100
 """Containers in one capsule: each is a container of the engine's, and all are shown in every answer."""
@@ -83,14 +84,34 @@ class Cinder(ApiModel):
     def _one(self) -> "Cinder":
         if (self.volumeID is None) == (self.size is None):
             raise PydanticCustomError("cinder", "needs exactly one of volumeID and size")
+        if self.volumeID is not None and self.autoRemove:
+            raise PydanticCustomError("cinder", "autoRemove is for new volumes: one of a volumeID stays")
         return self
+
+
+class EmptyDir(ApiModel):
+    """A new volume without a limit, which goes with the capsule: Caisson's own, by Kubernetes' name for it."""
 
 
 class VolumeEntry(ApiModel):
     """A volume that the capsule's containers share."""
 
     name: Name
-    cinder: Cinder
+    cinder: Cinder | None = None
+    emptyDir: EmptyDir | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "VolumeEntry":
+        if (self.cinder is None) == (self.emptyDir is None):
+            raise PydanticCustomError("volume", "needs exactly one of cinder and emptyDir")
+        return self
+
+    @property
+    def shared(self) -> Shared:
+        """As `app.volumes` takes it."""
+        if self.cinder is None:
+            return Shared(self.name)
+        return Shared(self.name, self.cinder.volumeID, self.cinder.size, kept=not self.cinder.autoRemove)
 
 
 class Spec(ApiModel):
@@ -150,9 +171,11 @@ class Wish:
         boxes: rows of its members, init containers first.
         pulls: image policies that the template names, by the member's uuid.
         publishes: whether a port of the host is asked for.
+        shared: its volumes; the members' mounts name them.
     """
 
     def __init__(self, template: Template, owner: dict[str, Any], settings: Settings) -> None:
+        _check_volumes(template.spec)
         self.capsule = _capsule(template, owner)
         self.boxes: list[Container] = []
         self.pulls: dict[str, str] = {}
@@ -168,7 +191,7 @@ class Wish:
             if entry.imagePullPolicy:
                 self.pulls[box.uuid] = entry.imagePullPolicy.lower()
         self.publishes = _check_host_ports(template.spec)
-        _check_volumes(template.spec)
+        self.shared = [volume.shared for volume in template.spec.volumes or ()]
         apps, inits = ([box for box in self.boxes if box.init is init] for init in (False, True))
         self.capsule.cpu = max(round(sum(box.cpu or 0.0 for box in apps), 6), *(box.cpu or 0.0 for box in inits), 0.0)
         self.capsule.memory = max(sum(box.memory or 0 for box in apps), *(box.memory or 0 for box in inits), 0)
@@ -229,6 +252,8 @@ def _box(capsule: Capsule, entry: ContainerEntry, where: str, settings: Settings
         cpu_policy="shared",
         disk=0,
         restart_policy=restart,
+        mounts=[_mount(mount) for mount in entry.volumeMounts or ()] or None,
+        nets=[],
         ports=sorted({port["number"] for port in ports}) or None,
         exposed_ports=ports or None,
         wanted_running=True,
@@ -236,6 +261,11 @@ def _box(capsule: Capsule, entry: ContainerEntry, where: str, settings: Settings
         host=capsule.host,
         created_at=0.0,
     )
+
+
+def _mount(mount: VolumeMount) -> dict[str, Any]:
+    path = volumes.destination(mount.mountPath)
+    return {"type": "volume", "volume": mount.name, "destination": path, "read_only": mount.readOnly}
 
 
 def _check(field: str, value: float | None, least: float, most: float, unit: str) -> None:
@@ -285,11 +315,10 @@ def _check_volumes(spec: Spec) -> None:
             field = f"{where}.volumeMounts[{number}]"
             if mount.name not in names:
                 raise Invalid(f"{field}.name: there is no volume {mount.name!r} in spec.volumes")
-            if ".." in mount.mountPath.split("/") or not mount.mountPath.strip("/"):
-                raise Invalid(f"{field}.mountPath: '{mount.mountPath[:255]}' is no path below the root")
-            if mount.mountPath.rstrip("/") in paths:
-                raise Invalid(f"{field}.mountPath: '{mount.mountPath[:255]}' is taken by another volume")
-            paths.add(mount.mountPath.rstrip("/"))
+            path = volumes.destination(mount.mountPath, f"{field}.mountPath")
+            if path in paths:
+                raise Invalid(f"{field}.mountPath: {path} is taken by another volume")
+            paths.add(path)
             mounted.add(mount.name)
     if unused := sorted(set(names) - mounted):
         raise Invalid(f"spec.volumes: no container mounts the volume {unused[0]!r}")

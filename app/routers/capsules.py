@@ -9,7 +9,6 @@ from fastapi.responses import JSONResponse
 
 from app import capsules
 from app.answers import Answer
-from app.errors import Unsupported
 from app.models import Capsule, Container, Status
 from app.pages import Page
 from app.policy import Reading, Tx, allow
@@ -91,7 +90,9 @@ async def create_capsule(
     pulls = {box.uuid: wish.pulls.get(box.uuid, parts.settings.default_pull_policy) for box in wish.boxes}
     engine = parts.engines[wish.capsule.backend]
     async with tx.writing() as session:
-        await capsules.accept(session, asked(request, tx), wish.capsule, wish.boxes, engine, parts.settings, pulls)
+        await capsules.accept(
+            session, asked(request, tx), wish.capsule, wish.boxes, engine, parts.settings, pulls, wish.shared
+        )
     parts.wake()
     shown = view(wish.capsule, wish.boxes, _hidden(tx), base(request), fresh=True)
     return JSONResponse(shown, 202, {"location": shown["links"][0]["href"]})
@@ -196,8 +197,6 @@ def _wish(request: Request, tx: Tx, template: Template) -> Wish:
         tx.require("container:create:image_pull_policy")
     if wish.publishes:
         tx.require("container:create:host_port")
-    if template.spec.volumes:
-        raise Unsupported("spec.volumes: volumes in capsules are not supported; leave `volumes` out")
     if template.availabilityZone not in (None, settings.availability_zone):
         reason = (
             f"There is no host in availability zone {template.availabilityZone}; the only zone is "

@@ -320,3 +320,68 @@ async def test_what_is_for_administrators(caisson: Caisson, entry: Mapping[str, 
     made_by_admin = await caisson.ok("POST", "/v1/capsules", template(dict(entry)), who="admin")
     await caisson.ok("DELETE", f"/v1/capsules/{made_by_admin['uuid']}", who="admin")
     await until_gone(caisson, made_by_admin["uuid"])
+
+
+def mounting(name: str, path: str = "/data", **more: Any) -> dict[str, Any]:
+    return STAYS | {"volumeMounts": [{"name": name, "mountPath": path, **more}]}
+
+
+async def held(caisson: Caisson) -> set[str]:
+    """The volumes that the engine has of the test's project."""
+    project = await caisson.project("alpha")
+    return {str(seen.uuid) for seen in await caisson.engine.volumes() if seen.project_id == project}
+
+
+async def test_volumes_are_shared(caisson: Caisson) -> None:
+    """One that goes with the capsule, one that stays, and one that was there before."""
+    there = (await caisson.ok("POST", "/v1/volumes", {"name": "before"}))["uuid"]
+    entries = [
+        {"name": "scratch", "emptyDir": {}},
+        {"name": "gone", "cinder": {"size": 1, "autoRemove": True}},
+        {"name": "kept", "cinder": {"size": 2}},
+        {"name": "there", "cinder": {"volumeID": there}},
+    ]
+    first = STAYS | {"volumeMounts": [{"name": entry["name"], "mountPath": f"/{entry['name']}"} for entry in entries]}
+    capsule = await made(caisson, first, mounting("scratch", readOnly=True), volumes=entries)
+    one, two = (caisson.engine.spec(UUID(box["uuid"])).mounts for box in capsule["containers"])
+    assert [(mount.path, mount.read_only) for mount in one] == [(f"/{e['name']}", False) for e in entries]
+    assert [(mount.volume, mount.path, mount.read_only) for mount in two] == [(one[0].volume, "/data", True)]
+    assert str(one[3].volume) == there
+    assert await held(caisson) == {str(mount.volume) for mount in one}
+    for ident in (there, str(one[0].volume)):
+        error_of(await caisson.call("DELETE", f"/v1/volumes/{ident}"), 409, "volume-in-use")
+    await caisson.ok("DELETE", f"/v1/capsules/{capsule['uuid']}")
+    await until_gone(caisson, capsule["uuid"])
+    assert await held(caisson) == {there, str(one[2].volume)}
+    kept = await caisson.ok("GET", f"/v1/volumes/{one[2].volume}")
+    assert kept["name"].startswith("pod-kept-")
+    assert (kept["size"], kept["container_uuid"]) == (2, None)
+
+
+@pytest.mark.parametrize(
+    ("cinder", "ability", "status", "code"),
+    [
+        ({"size": 1}, Ability.VOLUME_SIZE, 501, "unsupported"),
+        ({"size": 1}, Ability.VOLUMES, 501, "unsupported"),
+        ({"size": 100_000}, None, 400, "schema-validation-error"),
+        ({"volumeID": str(UUID(int=5))}, None, 404, "volume-not-found"),
+    ],
+)
+async def test_volumes_that_cannot_be_had(
+    caisson: Caisson, cinder: Mapping[str, Any], ability: Ability | None, status: int, code: str
+) -> None:
+    abilities = caisson.engine.abilities
+    caisson.engine.abilities = abilities - {ability}
+    try:
+        body = template(mounting("v1"), volumes=[{"name": "v1", "cinder": dict(cinder)}])
+        error_of(await caisson.call("POST", "/v1/capsules", body), status, code)
+    finally:
+        caisson.engine.abilities = abilities
+    await caisson.nothing_stored()
+
+
+async def test_another_projects_volume(caisson: Caisson) -> None:
+    theirs = (await caisson.ok("POST", "/v1/volumes", {"name": "theirs"}, who="foreign"))["uuid"]
+    body = template(mounting("v1"), volumes=[{"name": "v1", "cinder": {"volumeID": theirs}}])
+    for who in ("member", "admin"):
+        error_of(await caisson.call("POST", "/v1/capsules", body, who=who), 404, "volume-not-found")

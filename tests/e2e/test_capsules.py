@@ -37,15 +37,13 @@ def capsule(gateway: Gateway, ident: str, status: str) -> Any:
 
 
 def left(gateway: Gateway, made: Any) -> list[str]:
-    """What the engine still has of a capsule: its sandbox, members and volumes."""
+    """What the engine still has of a capsule: its sandbox and members."""
     boxes = [*made["containers"], *made["init_containers"]]
     found = []
     with docker.client(gateway.engine_url) as http:
         for uuid in (made["uuid"], *(box["uuid"] for box in boxes)):
             label = json.dumps({"label": [f"caisson.uuid={uuid}"]})
             found += [seen["Id"] for seen in http.get("/containers/json", params={"all": 1, "filters": label}).json()]
-        label = json.dumps({"label": [f"caisson.group={made['uuid']}"]})
-        found += [seen["Name"] for seen in http.get("/volumes", params={"filters": label}).json()["Volumes"] or ()]
     return found
 
 
@@ -111,6 +109,32 @@ def test_an_init_container_that_fails(gateway: Gateway) -> None:
     gateway.call("DELETE", "/v1/capsules/broken", token).raise_for_status()
     capsule(gateway, failed["uuid"], "Gone")
     assert left(gateway, failed) == []
+
+
+def test_members_share_a_volume(gateway: Gateway) -> None:
+    """What an init container writes the others read; one may only read. It goes with the capsule."""
+    token = gateway.keystone.token("alpha-member")
+    write = {"name": "data", "mountPath": "/data"}
+    spec = {
+        "initContainers": [{"image": BUSYBOX, "command": ["sh", "-c", "echo one > /data/f"], "volumeMounts": [write]}],
+        "containers": [{"image": BUSYBOX, "command": ["sleep", "1000"], "volumeMounts": [write | {"readOnly": True}]}],
+        "volumes": [{"name": "data", "emptyDir": {}}],
+    }
+    body = {"template": {"kind": "capsule", "metadata": {"name": "sharing"}, "spec": spec}}
+    gateway.call("POST", "/v1/capsules", token, json=body).raise_for_status()
+    made = capsule(gateway, "sharing", "Running")
+    (volume,) = gateway.call("GET", "/v1/volumes", token).json()["volumes"]
+    inside = f"/v1/containers/{made['containers'][0]['uuid']}/execute"
+    said = gateway.call("POST", inside, token, json={"command": "sh -c 'cat /data/f; echo two > /data/f'"}).json()
+    assert said["exit_code"] != 0
+    assert said["output"].startswith("one\n")
+    assert "Read-only file system" in said["output"]
+    gateway.call("DELETE", "/v1/capsules/sharing", token).raise_for_status()
+    capsule(gateway, made["uuid"], "Gone")
+    assert left(gateway, made) == []
+    with docker.client(gateway.engine_url) as http:
+        label = json.dumps({"label": [f"caisson.volume={volume['uuid']}"]})
+        assert not http.get("/volumes", params={"filters": label}).json()["Volumes"]
 
 
 STRICT: dict[str, type | tuple[type, ...]] = {

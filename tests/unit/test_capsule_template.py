@@ -105,7 +105,11 @@ BAD: list[tuple[str, Any, list[str]]] = [
     ("spec.volumes", [{"name": "vol", "cinder": {}}], ["cinder", "volumeID", "size"]),
     ("spec.volumes", [{"name": "vol", "cinder": {"volumeID": "x"}}], ["volumeID", "36"]),
     ("spec.volumes", [{"name": "vol", "cinder": {"size": 0}}], ["size", "0"]),
-    ("spec.volumes", [{"name": "vol", "hostPath": "/"}], ["cinder", "required"]),
+    ("spec.volumes", [{"name": "vol", "hostPath": "/"}], ["hostPath"]),
+    ("spec.volumes", [{"name": "vol"}], ["cinder", "emptyDir"]),
+    ("spec.volumes", [{"name": "vol", "emptyDir": {}, "cinder": {"size": 1}}], ["cinder", "emptyDir"]),
+    ("spec.volumes", [{"name": "vol", "cinder": {"volumeID": "x" * 36, "autoRemove": True}}], ["autoRemove"]),
+    ("spec.volumes", [{"name": "vol", "emptyDir": {}}] * 2, ["spec.volumes", "'vol'", "two"]),
     ("availabilityZone", "", ["availabilityZone"]),
     ("bogus", 1, ["bogus"]),
 ]
@@ -115,6 +119,13 @@ BAD: list[tuple[str, Any, list[str]]] = [
 def test_what_is_refused_is_named(path: str, value: Any, words: list[str]) -> None:
     title = refusal(changed(path, value))
     assert not [word for word in words if word not in title], title
+
+
+@pytest.mark.parametrize("path", ["data", "/", "//", "/a/../b", "/proc/1", "/dev", "/" + "x" * 256, "/a\n"])
+def test_where_nothing_can_be_mounted(path: str) -> None:
+    template = changed("spec.volumes", [{"name": "vol", "emptyDir": {}}])
+    template["spec"]["containers"][0]["volumeMounts"] = [{"name": "vol", "mountPath": path}]
+    assert "mountPath" in refusal(template)
 
 
 @pytest.mark.parametrize(
