@@ -195,7 +195,7 @@ FIELDS = {
 }
 UNKNOWN_BEFORE = {"host": (39, "fake-host"), "entrypoint": (40, ["echo"])}
 # Refused for another reason at the version that has them: who asks may not, or nobody can.
-NOT_ACCEPTED_HERE = {"mounts": 501, "runtime": 403, "privileged": 403, "registry": 404, "host": 403}
+NOT_ACCEPTED_HERE = {"mounts": 404, "runtime": 403, "privileged": 403, "registry": 404, "host": 403}
 
 
 def _body(minor: int, **fields: Any) -> dict[str, Any]:
