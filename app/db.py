@@ -12,7 +12,7 @@ Reads run in autocommit: one statement each, no BEGIN and no COMMIT to pay for.
 import asyncio
 import sqlite3
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -265,6 +265,17 @@ async def exists_anywhere(session: AsyncSession, query: Any) -> bool:
     session.info["scope"] = EVERYTHING
     try:
         return (await session.exec(query.limit(1))).first() is not None
+    finally:
+        session.info["scope"] = scope
+
+
+async def sums_anywhere(session: AsyncSession, query: Any) -> Sequence[Any]:
+    """What an aggregate counts over all projects. Only for sums: no other project's row leaves here."""
+    scope = session.info["scope"]
+    session.info["scope"] = EVERYTHING
+    try:
+        found: Sequence[Any] = (await session.exec(query)).all()
+        return found
     finally:
         session.info["scope"] = scope
 

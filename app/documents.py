@@ -179,6 +179,43 @@ _CAPSULE = {
     "created_at": "2026-01-31 09:05:07.123456",
     "updated_at": "2026-01-31 09:05:08.200317",
 }
+_HOST = {
+    "uuid": _UUID,
+    "links": [
+        {"href": f"http://127.0.0.1:9517/v1/hosts/{_UUID}", "rel": "self"},
+        {"href": f"http://127.0.0.1:9517/hosts/{_UUID}", "rel": "bookmark"},
+    ],
+    "hostname": "cloud",
+    "mem_total": 16384,
+    "mem_used": 512,
+    "cpus": 4,
+    "cpu_used": 1.0,
+    "total_containers": 1,
+    "architecture": "x86_64",
+    "os_type": "linux",
+    "os": "Debian GNU/Linux 13 (trixie)",
+    "kernel_version": "6.12.0",
+    "labels": {},
+    "disk_total": 80,
+    "disk_used": 0,
+    "disk_quota_supported": False,
+    "runtimes": ["runc"],
+    "enable_cpu_pinning": False,
+}
+_SERVICE = {
+    "id": 1,
+    "host": "cloud",
+    "binary": "zun-compute",
+    "state": "up",
+    "disabled": False,
+    "disabled_reason": None,
+    "forced_down": False,
+    "last_seen_up": "2026-01-31T09:05:07.123456",
+    "report_count": 7,
+    "availability_zone": "nova",
+    "created_at": "2026-01-31T09:05:07.123456",
+    "updated_at": "2026-01-31T09:05:08.200317",
+}
 _QUOTAS = {"containers": 40, "memory": 51200, "disk": 100, "cpu": 20}
 _VOLUME = {
     "uuid": _UUID,
@@ -198,6 +235,27 @@ EXAMPLES: Mapping[str, Any] = {
     **{f"{operation}_quotas": _QUOTAS for operation in ("show", "show_default", "update")},
     **{f"{operation}_quota_class": _QUOTAS for operation in ("show", "update")},
     "delete_quotas": None,
+    "create_network": {
+        "uuid": _UUID,
+        "name": "lab",
+        "project_id": _PROJECT,
+        "user_id": _USER,
+        "network_id": "caisson-24d0a6a1-3b5f-5a63-8d0e-6d0a2a8e3c11",
+        "neutron_net_id": "24d0a6a1-3b5f-5a63-8d0e-6d0a2a8e3c11",
+    },
+    "list_hosts": {"hosts": [_HOST], "next": None},
+    "show_host": _HOST,
+    "list_services": {"services": [_SERVICE]},
+    **{
+        f"{verb}_service": {"service": {key: _SERVICE[key] for key in ("host", "binary", *changed)}}
+        for verb, changed in (
+            ("enable", ("disabled", "disabled_reason")),
+            ("disable", ("disabled", "disabled_reason")),
+            ("force_down", ("forced_down",)),
+        )
+    },
+    "delete_service": None,
+    "list_availability_zones": {"availability_zones": [{"availability_zone": "nova"}], "next": None},
     "list_container_networks": {
         "networks": [
             {

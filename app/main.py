@@ -4,13 +4,14 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 import app.steps  # noqa: F401  # the worker runs what is registered by then
-from app import documents, firewall, observe, refusals
+from app import documents, firewall, hosts, observe, refusals
 from app.auth import Authenticator, AuthMiddleware, TokenSource
 from app.backends import Engines, load
 from app.db import Database
@@ -107,10 +108,11 @@ async def _running(gateway: Gateway, worker: Worker, embedded: EmbeddedIdentity 
             if embedded is not None and (password := await embedded.prepare()) is not None:
                 sys.stdout.write(f"caisson: first start: user admin, project demo, password {password}\n")
                 sys.stdout.flush()
+            engines.belong_to(await hosts.installation(database))
             await observe.ensure(database, list(engines))
             if gateway.catalogue is not None:
                 await firewall.ensure(database, list(engines))
-            background = [asyncio.create_task(engines.keep_pinging())]
+            background = [asyncio.create_task(engines.keep_pinging(partial(hosts.report, database, engines, settings)))]
             background += [
                 asyncio.create_task(observe.watch(engine, database, settings, worker.wake))
                 for engine in engines.values()

@@ -256,6 +256,15 @@ class PinnedCore(SQLModel, table=True):
     container_id: str = Field(index=True)
 
 
+class Installation(SQLModel, table=True):
+    """One row: which installation this database is, so that several on one engine tell their things apart."""
+
+    __tablename__ = "installation"
+
+    id: int = Field(primary_key=True)
+    uuid: str = Field(default_factory=new_uuid)
+
+
 class Quota(SQLModel, table=True):
     """An administrator's limit for one resource of one project; absent means the class's."""
 

@@ -22,6 +22,7 @@ class Page:
         model: Any,
         columns: Mapping[str, Any],
         filters: Collection[str],
+        key: str = "id",
     ) -> None:
         unknown = set(query) - {"limit", "marker", "sort_key", "sort_dir", "all_projects", "resource_url", "expand"}
         if unknown := unknown - set(filters):
@@ -29,7 +30,7 @@ class Page:
         self.model = model
         self.limit = min(_limit(query.get("limit")), most) if query.get("limit") else most
         self.marker = query.get("marker") or None
-        self.key = query.get("sort_key") or "id"
+        self.key = query.get("sort_key") or key
         if self.key not in columns:
             raise Invalid(
                 f'The sort_key value "{self.key[:64]}" is an invalid field for sorting', code="invalid-parameter-value"

@@ -77,6 +77,7 @@ class BackendSettings(Section):
 
     kind: str = "docker"
     url: str | None = Field(None, description="unix:///path or tcp://host:port; found by itself when absent.")
+    availability_zone: str | None = Field(None, description="The zone of its host; the general one when absent.")
     concurrency: int | None = Field(None, ge=1, description="Engine calls that change something; 2 per core if absent.")
 
 
@@ -131,6 +132,7 @@ class Settings(BaseSettings):
     quota: QuotaSettings = QuotaSettings()
     unique_container_name_scope: Literal["", "project", "global"] = ""
     availability_zone: str = "nova"
+    host_down_seconds: float = Field(180.0, gt=0, description="An engine that was silent for so long is down.")
     firewall: Literal["nftables", "none"] = Field(
         "nftables",
         description="Who enforces the security groups of Neutron. With `none` ports come without port security.",

@@ -85,10 +85,12 @@ class FakeEngine(FakeChanges, FakeGroups, FakeStreams, FakeImages, FakeVolumes, 
     def __init__(self, name: str = "fake", abilities: frozenset[Ability] | None = None) -> None:
         FakeWires.__init__(self)
         self.name = name
+        self.installation: str | None = None
         self.abilities = frozenset(Ability) if abilities is None else abilities
         self.calls: Counter[str] = Counter()
         self.pull_seconds = 0.0
         self._boxes: dict[UUID, Box] = {}
+        self._owners: dict[UUID, str | None] = {}
         self._images: dict[str, ImageSeen] = {}
         self._committed: dict[str, Files] = {}
         self._volumes: dict[UUID, Volume] = {}
@@ -197,7 +199,9 @@ class FakeEngine(FakeChanges, FakeGroups, FakeStreams, FakeImages, FakeVolumes, 
 
     async def find_all(self) -> list[Seen]:
         async with self._verb("find_all"):
-            return [self._shown(box) for box in self._boxes.values()]
+            return [
+                self._shown(box) for uuid, box in self._boxes.items() if self.installation in (None, self._owners[uuid])
+            ]
 
     async def create(self, uuid: UUID, spec: ContainerSpec) -> Seen:
         async with self._verb("create"):
@@ -214,6 +218,7 @@ class FakeEngine(FakeChanges, FakeGroups, FakeStreams, FakeImages, FakeVolumes, 
                 if spec.group is not None:
                     self._sandbox(spec.group)
                 self._boxes[uuid] = self._make(uuid, spec, image)
+                self._owners[uuid] = self.installation
                 self._tell(uuid, "create")
             return self._shown(self._boxes[uuid])
 

@@ -15,6 +15,8 @@ class FakeGroups:
     """Ability GROUP of the engine in memory."""
 
     _boxes: dict[UUID, Any]
+    _owners: dict[UUID, str | None]
+    installation: str | None
 
     async def create_group(self, uuid: UUID, spec: GroupSpec) -> Seen:
         async with self._verb("create_group"):
@@ -24,6 +26,7 @@ class FakeGroups:
                     restart=Restart("unless-stopped"),
                 )  # fmt: skip
                 self._boxes[uuid] = self._make(uuid, wish, SANDBOX)
+                self._owners[uuid] = self.installation
                 self._tell(uuid, "create")
             return self._shown(self._boxes[uuid])
 

@@ -269,6 +269,12 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_injected_file_project_id"), ["project_id"], unique=False)
 
     op.create_table(
+        "installation",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("uuid", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
         "network",
         sa.Column("project_id", sa.String(), nullable=False),
         sa.Column("uuid", sa.String(), nullable=False),
@@ -394,6 +400,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_network_project_id"))
 
     op.drop_table("network")
+    op.drop_table("installation")
     with op.batch_alter_table("injected_file", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_injected_file_project_id"))
         batch_op.drop_index(batch_op.f("ix_injected_file_container_id"))

@@ -1,7 +1,7 @@
 """Engines, found by the entry point group ``app.backends``: nothing here names one."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 
 import structlog
@@ -27,11 +27,15 @@ def load(name: str, backend: BackendSettings, settings: Settings) -> ContainerEn
 
 
 class Engines(Mapping[str, ContainerEngine]):
-    """The engines of this replica by name, and what each last said of its host."""
+    """The engines of this replica by name, and what each last said of its host.
+
+    `tried` is true once all were asked, whatever they answered.
+    """
 
     def __init__(self, engines: Mapping[str, ContainerEngine]) -> None:
         self._engines = dict(engines)
         self._infos: dict[str, EngineInfo] = {}
+        self.tried = False
 
     def __getitem__(self, name: str) -> ContainerEngine:
         return self._engines[name]
@@ -54,14 +58,26 @@ class Engines(Mapping[str, ContainerEngine]):
                 return name
         return None
 
-    async def ping(self) -> None:
-        """Ask every engine once; one that does not answer keeps what it said before."""
-        await asyncio.gather(*(self._ping(name) for name in self._engines))
+    def belong_to(self, installation: str) -> None:
+        """Let the engines mark what they make as this installation's, and show nothing of others."""
+        for engine in self._engines.values():
+            engine.installation = installation
 
-    async def keep_pinging(self) -> None:
-        """Ask for ever."""
+    async def ping(self) -> list[str]:
+        """Ask every engine once, and return who answered; one that does not keeps what it said before."""
+        answered = await asyncio.gather(*(self._ping(name) for name in self._engines))
+        return [name for name, yes in zip(self._engines, answered, strict=True) if yes]
+
+    async def keep_pinging(self, report: Callable[[str], Awaitable[None]] | None = None) -> None:
+        """Ask for ever, and `report` who answered."""
         while True:
-            await self.ping()
+            for name in await self.ping():
+                try:
+                    if report is not None:
+                        await report(name)
+                except Exception as error:  # the next ping is reported again
+                    log.warning("ping not noted", backend=name, error=repr(error))
+            self.tried = True
             await asyncio.sleep(PING_EVERY)
 
     async def close(self) -> None:
@@ -69,8 +85,10 @@ class Engines(Mapping[str, ContainerEngine]):
         for engine in self._engines.values():
             await engine.close()
 
-    async def _ping(self, name: str) -> None:
+    async def _ping(self, name: str) -> bool:
         try:
             self._infos[name] = await self._engines[name].ping()
         except EngineError as error:
             log.warning("engine does not answer", backend=name, reason=error.title)
+            return False
+        return True

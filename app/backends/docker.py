@@ -73,6 +73,7 @@ class DockerEngine(
 
     def __init__(self, name: str, backend: BackendSettings, settings: Settings) -> None:
         self.name = name
+        self.installation: str | None = None
         # Whether disks can be limited, and packets filtered, is known after the first ping.
         self.abilities = frozenset(Ability) - {Ability.DISK_QUOTA, Ability.VOLUME_SIZE, Ability.FIREWALL}
         self.calls = Calls(name, backend.url, backend.concurrency or 2 * (os.cpu_count() or 1))
@@ -121,7 +122,10 @@ class DockerEngine(
 
     async def find_all(self) -> list[Seen]:
         """Every container that bears our label, in no order."""
-        label = json.dumps({"label": [shapes.LABEL_UUID]})
+        labels = [shapes.LABEL_UUID]
+        if self.installation is not None:
+            labels.append(f"{shapes.LABEL_INSTALLATION}={self.installation}")
+        label = json.dumps({"label": labels})
         listed = await self.calls.call("GET", "containers/json", {"all": True, "filters": label})
         found: list[Seen] = []
 
@@ -156,6 +160,8 @@ class DockerEngine(
 
     async def _make(self, uuid: UUID, body: Mapping[str, Any]) -> Seen:
         """Make a container of this body, or return ours of this uuid that is there."""
+        if self.installation is not None:
+            body = {**body, "Labels": {**body["Labels"], shapes.LABEL_INSTALLATION: self.installation}}
         name = shapes.container_name(uuid)
         deadline = time.monotonic() + NAME_SECONDS
         while True:

@@ -33,6 +33,7 @@ Document = Mapping[str, Any]
 LABEL_PREFIX = "caisson."
 LABEL_UUID = "caisson.uuid"
 LABEL_PROJECT = "caisson.project"
+LABEL_INSTALLATION = "caisson.installation"
 LABEL_GROUP = "caisson.group"
 LABEL_VOLUME = "caisson.volume"
 LABEL_SEALED = "caisson.sealed"

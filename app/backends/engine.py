@@ -292,6 +292,7 @@ class ContainerEngine(Protocol):
 
     name: str
     abilities: frozenset[Ability]
+    installation: str | None  # whose containers `create` makes and `find_all` shows; None makes no difference
 
     async def ping(self) -> EngineInfo:
         """Facts of the host; raises Unavailable when the engine does not answer."""
@@ -302,7 +303,7 @@ class ContainerEngine(Protocol):
         ...
 
     async def find_all(self) -> list[Seen]:
-        """Every container that bears our label."""
+        """Every container that bears our label, and that of `installation`."""
         ...
 
     async def create(self, uuid: UUID, spec: ContainerSpec) -> Seen:

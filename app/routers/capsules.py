@@ -7,8 +7,9 @@ from fastapi import APIRouter, Body, Depends, Request, Response
 from fastapi.openapi.models import Example
 from fastapi.responses import JSONResponse
 
-from app import capsules
+from app import capsules, hosts
 from app.answers import Answer
+from app.backends.engine import Ability
 from app.models import Capsule, Container, Status
 from app.pages import Page
 from app.policy import Reading, Tx, allow
@@ -86,7 +87,7 @@ async def create_capsule(
     """
     parts = gateway(request)
     tx.check()
-    wish = _wish(request, tx, body.template)
+    wish = await _wish(request, tx, body.template)
     pulls = {box.uuid: wish.pulls.get(box.uuid, parts.settings.default_pull_policy) for box in wish.boxes}
     engine = parts.engines[wish.capsule.backend]
     async with tx.writing() as session:
@@ -183,26 +184,22 @@ def _hidden(tx: Tx) -> frozenset[str]:
     )
 
 
-def _wish(request: Request, tx: Tx, template: Template) -> Wish:
+async def _wish(request: Request, tx: Tx, template: Template) -> Wish:
     """The rows of a template, checked against policy. Raises Invalid, Forbidden, Unsupported."""
     parts = gateway(request)
-    settings, backend = parts.settings, next(iter(parts.engines))
-    info = parts.engines.info(backend)
+    settings = parts.settings
+    async with tx.reading() as session:
+        wanted = hosts.Wish(template.availabilityZone, needs=(Ability.GROUP,))
+        place = await hosts.place(session, parts.engines, settings, wanted)
     owner = {
-        "project_id": tx.caller.project_id, "user_id": tx.caller.user_id, "backend": backend,
-        "host": info.hostname if info else None,
+        "project_id": tx.caller.project_id, "user_id": tx.caller.user_id, "backend": place.backend, "host": place.host,
     }  # fmt: skip
     wish = Wish(template, owner, settings)
     if any(policy != settings.default_pull_policy for policy in wish.pulls.values()):
         tx.require("container:create:image_pull_policy")
     if wish.publishes:
         tx.require("container:create:host_port")
-    if template.availabilityZone not in (None, settings.availability_zone):
-        reason = (
-            f"There is no host in availability zone {template.availabilityZone}; the only zone is "
-            f"{settings.availability_zone}."
-        )
-        wish.capsule.host = None
+    if place.reason is not None:
         for row in (wish.capsule, *wish.boxes):
-            row.status, row.status_reason = Status.ERROR, reason
+            row.status, row.status_reason = Status.ERROR, place.reason
     return wish

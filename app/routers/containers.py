@@ -10,10 +10,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app import archives, containers, cores, glance, images, volumes
+from app import archives, containers, cores, glance, hosts, images, volumes
 from app.answers import Answer
+from app.backends.engine import Ability
 from app.containers import CreateArgs
-from app.errors import Invalid, NotFound
+from app.errors import Invalid
 from app.gateway import Gateway
 from app.models import Container, Status
 from app.policy import Reading, Tx, allow, truth
@@ -233,7 +234,7 @@ async def create_container(
     """Accepts the wish and answers at once; the container's status and status_reason tell what became of it."""
     parts = gateway(request)
     tx.check()
-    backend, box = _placed(parts, tx, body)
+    backend, box = await _placed(parts, tx, body)
     _fill(parts, tx, body, box)
     if body.image_driver == "glance":
         if body.registry is not None:
@@ -324,30 +325,32 @@ def _filter(request: Request, tx: Tx, name: str) -> Any:
     return containers.COLUMNS[name] == value
 
 
-def _placed(parts: Gateway, tx: Tx, body: ContainerCreate) -> tuple[str, Container]:
-    """Choose the engine, and begin the row. A zone without hosts is an Error row, as with Zun, not a refusal."""
-    backend = next(iter(parts.engines))
+async def _placed(parts: Gateway, tx: Tx, body: ContainerCreate) -> tuple[str, Container]:
+    """Choose the engine, and begin the row. Where no host will do it is an Error row, as with Zun, not a refusal."""
     if body.host is not None:
         tx.require("container:create:requested_destination")
-        named = parts.engines.on_host(body.host)
-        if named is None:
-            raise NotFound(f"Requested host {body.host} could not be found.", code="requested-host-not-found")
-        backend = named
-    info = parts.engines.info(backend)
+    wish = hosts.Wish(
+        body.availability_zone,
+        body.host,
+        body.runtime,
+        parts.settings.default_cpu if body.cpu is None else body.cpu,
+        parts.settings.default_memory if body.memory is None else body.memory,
+        (Ability.DISK_QUOTA,) if body.disk else (),
+    )
+    async with tx.reading() as session:
+        place = await hosts.place(session, parts.engines, parts.settings, wish)
     box = Container(
         project_id=tx.caller.project_id,
         user_id=tx.caller.user_id,
         name=body.name or "",
         image=body.image,
-        backend=backend,
-        host=info.hostname if info else None,
+        backend=place.backend,
+        host=place.host,
         created_at=0.0,
     )
-    zone = parts.settings.availability_zone
-    if body.availability_zone not in (None, zone):
-        box.status, box.host = Status.ERROR, None
-        box.status_reason = f"There is no host in availability zone {body.availability_zone}; the only zone is {zone}."
-    return backend, box
+    if place.reason is not None:
+        box.status, box.status_reason = Status.ERROR, place.reason
+    return place.backend, box
 
 
 def _fill(parts: Gateway, tx: Tx, body: ContainerCreate, box: Container) -> None:

@@ -122,10 +122,12 @@ def paging(filters: Collection[str]) -> dict[str, Any]:
     }
 
 
-def page(request: Request, model: Any, columns: Mapping[str, Any], filters: Collection[str]) -> Page:
-    """Read paging and filters of a list from the query string. Raises Invalid."""
+def page(
+    request: Request, model: Any, columns: Mapping[str, Any], filters: Collection[str], *, key: str = "id"
+) -> Page:
+    """Read paging and filters of a list from the query string; sorted by `key` if it names none. Raises Invalid."""
     most = gateway(request).settings.page_limit
-    return Page(request.query_params, f"{base(request)}/v1", most, model, columns, filters)
+    return Page(request.query_params, f"{base(request)}/v1", most, model, columns, filters, key)
 
 
 def plain_time(epoch: float | None) -> str | None:

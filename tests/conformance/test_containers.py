@@ -356,3 +356,14 @@ async def test_a_health_check_starts_with_starting(place: Place) -> None:
 async def _network(place: Place) -> str | None:
     ensure = getattr(place.engine, "ensure_network", None)
     return None if ensure is None else await ensure(place.project)
+
+
+async def test_another_installations_containers_are_not_shown(place: Place) -> None:
+    place.engine.installation, place.twin.installation = "one", "two"
+    mine = await place.run("sleep", "1000")
+    assert [seen.uuid for seen in await place.mine()] == [mine.uuid]
+    assert mine.uuid not in [seen.uuid for seen in await place.twin.find_all()]
+    # Found by its uuid it is all the same: nobody makes a second one of it.
+    assert await place.twin.find(mine.uuid) is not None
+    place.twin.installation = None
+    assert mine.uuid in [seen.uuid for seen in await place.twin.find_all()]
