@@ -1,10 +1,10 @@
-"""Runs all benchmarks and prints one line each; ``reads`` or ``lifecycle`` runs only that part."""
+"""Runs all benchmarks and prints one line each; ``lifecycle``, ``reads`` or ``streams`` runs only that part."""
 
 import asyncio
 import os
 import sys
 
-from benchmarks import lifecycle, reads
+from benchmarks import lifecycle, reads, streams
 from benchmarks.served import caisson
 from tests.stack import debian, docker, images, postgres
 from tests.stack.session import Stack
@@ -18,10 +18,11 @@ def show(line: str) -> None:
 
 def main() -> None:
     """One process for all, as a user's would be."""
-    parts = sys.argv[1:] or ["lifecycle", "reads"]
+    parts = sys.argv[1:] or ["lifecycle", "reads", "streams"]
     stack = Stack.open()
     try:
-        debian.program("wrk")
+        if "reads" in parts:
+            debian.program("wrk")
         os.environ["DOCKER_HOST"] = url = docker.engine(stack)
         images.build(url)
         run(parts)
@@ -36,7 +37,7 @@ def run(parts: list[str]) -> None:
     """The chosen parts, on the engine at DOCKER_HOST."""
     with caisson() as first:
         show(f"cold start to first answer, empty database: {first.cold_start:.2f} s (aim < 1.5)")
-    with caisson() as served:
+    with caisson(log_mib=streams.LOG_MIB) as served:
         show(f"resident memory after start: {served.memory():.0f} MiB (aim < 150)")
         if "lifecycle" in parts:
             for line in asyncio.run(lifecycle.compare(served)):
@@ -46,6 +47,9 @@ def run(parts: list[str]) -> None:
             for line in reads.compare(served, uuid):
                 show(line)
             asyncio.run(reads.empty(served))
+        if "streams" in parts:
+            for line in asyncio.run(streams.compare(served)):
+                show(line)
         show(f"resident memory after the load: {served.memory():.0f} MiB (aim < 150)")
 
 

@@ -71,8 +71,8 @@ def process(command: list[str], url: str, environment: dict[str, str] | None = N
 
 
 @contextmanager
-def caisson(database_url: str | None = None) -> Iterator[Served]:
-    """Serve with the embedded identity and the local engine."""
+def caisson(database_url: str | None = None, log_mib: int = 50) -> Iterator[Served]:
+    """Serve with the embedded identity and the local engine, which keeps so much of each log."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as folder:
@@ -80,6 +80,7 @@ def caisson(database_url: str | None = None) -> Iterator[Served]:
             "CAISSON_PORT": str(port),
             "CAISSON_DATA_DIR": folder,
             "CAISSON_IDENTITY__ADMIN_PASSWORD": PASSWORD,
+            "CAISSON_LOG_MAX_MIB": str(log_mib),
             **{f"CAISSON_QUOTA__{name}": "-1" for name in ("CONTAINERS", "MEMORY", "DISK", "CPU")},
         }
         if database_url:

@@ -86,7 +86,7 @@ class JsonText(StreamingResponse):
 
     def __init__(self, first: bytes, rest: AsyncIterator[bytes]) -> None:
         self._rest = rest
-        super().__init__(_json_text(first, rest), media_type="application/json")
+        super().__init__(json_text(first, rest), media_type="application/json")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, and let go of the source whatever happens."""
@@ -185,7 +185,8 @@ async def _address(request: Request, tx: Tx, box: Container, exec_id: str | None
     return address(settings.public_url or base(request), secret, box.uuid, exec_id)
 
 
-async def _json_text(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def json_text(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """One JSON string in pieces, of UTF-8 in other pieces; what is none is replaced as if it had come in one."""
     decoder = getincrementaldecoder("utf-8")("replace")
     yield b'"' + _escaped(decoder.decode(first))
     async for chunk in rest:

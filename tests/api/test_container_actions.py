@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from app.errors import EngineBug, Refused, Taken, Unavailable
+from app.errors import EngineBug, Gone, Refused, Taken, Unavailable
 from tests.api.caisson import Caisson, error_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -54,6 +54,23 @@ async def test_logs_with_timestamps_and_bytes_that_are_no_text(caisson: Caisson)
     assert await caisson.ok("GET", f"/v1/containers/{uuid}/logs") == "\ufffd\ufffd café \x00\n"
     text = await caisson.ok("GET", f"/v1/containers/{uuid}/logs?timestamps=yes")
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", text)
+
+
+async def test_logs_of_characters_in_pieces(caisson: Caisson) -> None:
+    uuid = (await caisson.made(run=True))["uuid"]
+    for byte in 'é"世\n'.encode() + b"\xe4":
+        caisson.engine.write(UUID(uuid), bytes([byte]))
+    answer = await caisson.call("GET", f"/v1/containers/{uuid}/logs")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == 'é"世\n\ufffd'
+
+
+async def test_logs_that_cannot_be_read(caisson: Caisson) -> None:
+    uuid = (await caisson.made(run=True))["uuid"]
+    for refusal, status in ((Unavailable("away"), 503), (Refused("no log driver"), 400), (Gone("no such thing"), 409)):
+        caisson.engine.fail_next("logs", refusal)
+        assert (await caisson.call("GET", f"/v1/containers/{uuid}/logs")).status_code == status
+    assert await caisson.ok("GET", f"/v1/containers/{uuid}/logs") == ""
 
 
 async def test_logs_are_left_when_a_container_has_ended(caisson: Caisson) -> None:

@@ -95,7 +95,15 @@ async def test_a_command_inside_that_takes_too_long(place: Place) -> None:
     seen = await place.run("sleep", "1000")
     assert isinstance(place.engine, Execs)
     with pytest.raises(Taken, match=r"0\.2 seconds"):
-        await place.engine.execute(seen.ref, ["sleep", "1000"], 0.2)
+        await place.engine.execute(seen.ref, ["sh", "-c", "sleep 999; sleep 998"], 0.2)
+    assert isinstance(place.engine, Measures)
+    measures = place.engine
+
+    async def alone() -> bool:
+        return [process[-1] for process in (await measures.top(seen.ref, None)).processes] == ["sleep 1000"]
+
+    # The engine is on this host: the command and what it started were killed.
+    await until(alone)
     assert (await place.engine.execute(seen.ref, ["true"], 30)).exit_code == 0
 
 
