@@ -3,12 +3,12 @@
 import asyncio
 import time
 
-from sqlmodel import select
+from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import actions, containers, glance, images, quotas
 from app.actions import Asked, StepArgs
-from app.db import Database, Scope
+from app.db import EVERYTHING, Database, Scope
 from app.errors import Conflict, Invalid, Unavailable
 from app.glance import CloudImage
 from app.models import Action, ActionState, Container, Image, Status
@@ -207,3 +207,18 @@ def check_image_name(repository: str, tag: str | None) -> None:
     if named.tag or named.digest:
         raise Invalid("repository: give the tag in `tag`", code="schema-validation-error")
     images.parse(f"{repository}:{tag or 'latest'}", "tag")
+
+
+async def sweep(backend: str, database: Database, settings: Settings) -> None:
+    """Remove images of commits that came to nothing, because their container was deleted or the engine stayed away."""
+    query = select(Image).where(
+        Image.backend == backend, Image.status == Status.CREATING, col(Image.committed_from).is_not(None)
+    )
+    async with database.reading(EVERYTHING) as session:
+        waiting = (await session.exec(query)).all()
+    for found in waiting:
+        async with database.transaction(EVERYTHING) as session:
+            image = (await session.exec(query.where(Image.uuid == found.uuid).with_for_update())).one_or_none()
+            # While the row is held here, no step can make the commit known: one that has ended did not.
+            if image is not None and not await actions.unfinished(session, [image.committed_from or ""]):
+                await images.accept_removal(session, actions.SYSTEM, image, settings)

@@ -214,7 +214,7 @@ async def pull(job: Job) -> Outcome:
 async def delete(job: Job) -> Outcome:
     """Remove it from the host, then its row. An image in use stays, and says by what."""
     image: Image = job.resource
-    if image.image_id is not None:
+    if image.image_id is not None or image.committed_from is not None:
         await job.engine.remove_image(engine_name(image))
     return Done(remove=True)
 

@@ -17,7 +17,7 @@ from sqlalchemy import delete
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import actions, capsules, containers, tickets, volumes
+from app import actions, capsules, changes, containers, tickets, volumes
 from app.actions import SYSTEM, Again, Job, Outcome, step
 from app.backends.engine import ContainerEngine, Seen, State, Watches
 from app.db import EVERYTHING, Database
@@ -193,6 +193,7 @@ async def observe(job: Job) -> Outcome:
     try:
         await compare(job.engine, job.database, job.settings)
         await volumes.sweep(job.engine, job.database)
+        await changes.sweep(job.engine.name, job.database, job.settings)
     except EngineError as error:
         log.warning("backend not observed", backend=job.engine.name, reason=error.title)
     return Again(job.settings.observe_seconds)

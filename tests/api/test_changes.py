@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from app.changes import sweep
 from app.errors import Gone, Refused, Unavailable
 from app.images import commit_name
 from app.models import Container, Image
@@ -215,6 +216,27 @@ async def test_a_commit_that_is_cut_off_is_made_once(caisson: Caisson) -> None:
     image = await committed(caisson, box)
     assert image.status == "Created"
     assert caisson.engine.calls["commit"] == before + 1
+
+
+async def test_a_commit_that_was_cancelled_is_swept(caisson: Caisson) -> None:
+    box = await caisson.made(run=True)
+    caisson.engine.fail_next("commit", Unavailable("away"), after=True)
+    caisson.engine.delay("commit", 0.5, after=True)
+    try:
+        image = (await caisson.ok("POST", path_of(box, "commit?repository=mine")))["uuid"]
+        await caisson.ok("DELETE", path_of(box) + "?stop=1")
+    finally:
+        caisson.engine.delay("commit", 0)
+    await caisson.until_gone(box["uuid"])
+    parts = caisson.running.gateway
+    await sweep(caisson.engine.name, parts.database, parts.settings)
+    parts.wake()
+
+    async def gone() -> bool:
+        return not await caisson.running.rows(Image, Image.uuid == image)
+
+    await eventually(gone, lambda: "the image is still there")
+    assert await caisson.engine.image(commit_name(image)) is None
 
 
 async def test_deleting_a_commit_removes_it_from_the_host(caisson: Caisson) -> None:

@@ -1,6 +1,7 @@
 """Dedicated cores, health, and what only administrators or operators may ask of a container."""
 
 import asyncio
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -8,8 +9,9 @@ from sqlmodel import select
 
 from app.backends.engine import Ability
 from app.db import EVERYTHING
+from app.errors import Refused
 from app.models import PinnedCore
-from tests.api.caisson import BUSY, Caisson, error_of, eventually
+from tests.api.caisson import BUSY, Caisson, error_of, eventually, running
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -91,3 +93,16 @@ async def test_security_groups_until_1_14(caisson: Caisson) -> None:
     assert [action.verb for action in await caisson.actions(box["uuid"])] == [
         "create", "add_security_group", "remove_security_group",
     ]  # fmt: skip
+
+
+async def test_an_operator_may_allow_privileged_containers(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text('"container:create:privileged": "role:admin or role:member"\n')
+    async with running(f"sqlite+aiosqlite:///{tmp_path}/own.db", tmp_path, ("member",), policy_file=policy) as own:
+        place = Caisson(own)
+        box = await place.made(run=True, privileged=True)
+        assert own.engine.spec(UUID(box["uuid"])).privileged
+        assert (await place.show(box["uuid"], who="admin"))["privileged"] is True
+        own.engine.fail_next("create", Refused("privileged mode is incompatible with user namespaces"))
+        refused = await place.until((await place.create(privileged=True))["uuid"], "Error")
+        assert "user namespaces" in refused["status_reason"]

@@ -11,6 +11,7 @@ import pytest
 from app.backends.engine import Ability, VolumeMount
 from app.errors import Refused, Taken, Unavailable
 from app.models import Action, InjectedFile, Volume
+from app.volumes import sweep
 from tests.api.caisson import Caisson, error_of, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -154,6 +155,38 @@ async def test_files_are_there_before_the_start_and_after_every_rebuild(caisson:
     assert CONFIG["source"] not in str(action.args)
     await delete(caisson, box)
     assert await caisson.running.rows(InjectedFile, InjectedFile.container_id == box["uuid"]) == []
+
+
+async def test_what_was_lost_is_healed_with_all_that_it_mounts(caisson: Caisson) -> None:
+    await make(caisson)
+    mounts = [CONFIG, {"source": "data", "destination": "/data"}]
+    box = await caisson.made(run=True, auto_heal=True, mounts=mounts)
+    before = await caisson.engine.find(UUID(box["uuid"]))
+    caisson.engine.vanish(UUID(box["uuid"]))
+
+    async def healed() -> bool:
+        seen = await caisson.engine.find(UUID(box["uuid"]))
+        return seen is not None and before is not None and seen.ref != before.ref
+
+    await eventually(healed, lambda: "it was not made again")
+    await caisson.until(box["uuid"], "Running")
+    assert await file_in(caisson, box, "/etc/app/config") == SECRET
+    (mount,) = caisson.engine.spec(UUID(box["uuid"])).mounts
+    assert mount.path == "/data"
+
+
+async def test_a_volume_without_a_row_is_removed_when_the_log_knows_it(caisson: Caisson) -> None:
+    volume, stranger = await make(caisson), uuid4()
+    await caisson.ok("DELETE", "/v1/volumes/data")
+
+    async def ended() -> bool:
+        return not await caisson.unfinished(volume["uuid"])
+
+    await eventually(ended, lambda: "it is still being removed")
+    for uuid in (UUID(volume["uuid"]), stranger):
+        await caisson.engine.create_volume(uuid, await caisson.project("alpha"), None)
+    await sweep(caisson.engine, caisson.running.gateway.database)
+    assert await held(caisson) == {str(stranger)}
 
 
 async def test_no_start_without_its_files(caisson: Caisson) -> None:
