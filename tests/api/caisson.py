@@ -169,8 +169,9 @@ class Caisson:
 
         async def there() -> bool:
             nonlocal shown
+            idle = not await self.unfinished(uuid)  # asked first, or what is shown may be older than the end
             shown = await self.show(uuid, who=who)
-            return shown["status"] in statuses and shown["task_state"] is None and not await self.unfinished(uuid)
+            return shown["status"] in statuses and shown["task_state"] is None and idle
 
         await eventually(there, lambda: f"{statuses}: {shown.get('status')}, {shown.get('status_reason')}")
         return shown

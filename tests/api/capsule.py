@@ -33,8 +33,9 @@ async def until(caisson: Caisson, uuid: str, status: str) -> dict[str, Any]:
 
     async def there() -> bool:
         nonlocal shown
+        idle = not await caisson.unfinished(uuid)  # asked first, or what is shown may be older than the end
         shown = await caisson.ok("GET", f"/v1/capsules/{uuid}")
-        return shown["status"] == status and not await caisson.unfinished(uuid)
+        return shown["status"] == status and idle
 
     await eventually(there, lambda: f"{status}: {shown.get('status')}, {shown.get('status_reason')}")
     return shown

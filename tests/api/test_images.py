@@ -18,8 +18,9 @@ async def settled(caisson: Caisson, uuid: str) -> dict[str, Any]:
 
     async def ended() -> bool:
         nonlocal shown
+        idle = not await caisson.unfinished(uuid)  # asked first, or what is shown may be older than the end
         shown = await caisson.ok("GET", f"/v1/images/{uuid}", who="admin")
-        return shown["status"] not in ("Creating", "Deleting") and not await caisson.unfinished(uuid)
+        return shown["status"] not in ("Creating", "Deleting") and idle
 
     await eventually(ended, lambda: f"the image is still {shown.get('status')}")
     return shown
