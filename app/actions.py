@@ -337,10 +337,12 @@ async def finish(database: Database, job: Job, outcome: Outcome) -> bool:
     failed = STEPS[job.action.resource_kind, job.action.verb].failed
     match outcome:
         case Done(changes, remove, message):
-            return await _fenced(database, job, {"state": ActionState.DONE, "message": message}, changes, remove=remove)
+            ended = {"state": ActionState.DONE, "message": message, **_noted(job)}
+            return await _fenced(database, job, ended, changes, remove=remove)
         case Failed(reason, changes):
             shown = {**failed, "status_reason": reason, **changes}
-            return await _fenced(database, job, {"state": ActionState.FAILED, "message": reason}, shown)
+            ended = {"state": ActionState.FAILED, "message": reason, **_noted(job)}
+            return await _fenced(database, job, ended, shown)
         case Again(after, memo, changes):
             waiting = {
                 "state": ActionState.QUEUED,
@@ -364,6 +366,11 @@ async def holds(session: AsyncSession, job: Job) -> bool:
         .with_for_update()
     )
     return mine.first() is not None
+
+
+def _noted(job: Job) -> dict[str, Any]:
+    """What the step wrote into its memo since it began."""
+    return {"memo": dict(job.memo)} if job.memo != (job.action.memo or {}) else {}
 
 
 async def note(database: Database, job: Job, memo: Mapping[str, Any]) -> bool:

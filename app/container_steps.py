@@ -3,6 +3,7 @@
 Each looks at the engine first and does the one missing thing, so running it twice is harmless; see docs/action-log.md.
 """
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -72,6 +73,7 @@ async def create(job: Job) -> Outcome:
     await volumes.inject(job, box, seen)
     await plugging.join(job, box, seen, places)
     if job.args.run and seen.state == State.CREATED:
+        job.memo["made_at"] = time.time()  # the history tells making and starting apart
         try:
             await engine.start(seen.ref)
         except Gone as error:

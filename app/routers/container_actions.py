@@ -29,6 +29,14 @@ SIGNALS = {
     for spelling in (name, name.lower(), str(signal.value))
 }
 """The spellings of each signal: SIGTERM, TERM, sigterm, term and 15."""
+EVENTS = {
+    "add_security_group": "add_security_group",
+    "remove_security_group": "remove_security_group",
+    "network_attach": "do_network_attach",
+    "network_detach": "do_network_detach",
+    "resize_container": "do_container_update",
+}
+"""Zun's names of events that are not made of the verb's alone."""
 MIB = 1024 * 1024
 
 
@@ -231,16 +239,26 @@ def _action(row: Action) -> dict[str, Any]:
 
 
 def _events(row: Action, tells: bool) -> list[dict[str, Any]]:
+    """What was done for an action, newest first; one that makes a container and starts it has two events."""
     if row.started_at is None:
         return []
     results = {ActionState.DONE: "Success", ActionState.FAILED: "Error", ActionState.CANCELLED: "Error"}
     result = results.get(ActionState(row.state))
+    reason = row.message if tells and result == "Error" else None
+    made_at = (row.memo or {}).get("made_at") if row.verb == "create" else None
+    if made_at is None:
+        return [_event(row.verb, row.started_at, row.finished_at, result, reason)]
     return [
-        {
-            "event": f"compute__do_container_{row.verb}",
-            "start_time": iso_time(row.started_at),
-            "finish_time": iso_time(row.finished_at),
-            "result": result,
-            "traceback": row.message if tells and result == "Error" else None,
-        }
+        _event("start", made_at, row.finished_at, result, reason),
+        _event("create", row.started_at, made_at, "Success", None),
     ]
+
+
+def _event(verb: str, began: float, ended: float | None, result: str | None, reason: str | None) -> dict[str, Any]:
+    return {
+        "event": f"compute__{EVENTS.get(verb, f'do_container_{verb}')}",
+        "start_time": iso_time(began),
+        "finish_time": iso_time(ended),
+        "result": result,
+        "traceback": reason,
+    }

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from app.errors import EngineBug, Gone, Refused, Taken, Unavailable
-from tests.api.caisson import Caisson, error_of
+from tests.api.caisson import Caisson, error_of, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -289,10 +289,55 @@ async def test_container_actions(caisson: Caisson) -> None:
         assert ISO.fullmatch(action["finish_time"])
         assert action["message"] is None
     one = await caisson.ok("GET", f"{path}/{listed[1]['request_id']}", who="reader")
-    (event,) = one.pop("events")
+    events = one.pop("events")
     assert one == listed[1]
-    assert set(event) == {"event", "finish_time", "result", "start_time", "traceback"}
-    assert (event["event"], event["result"], event["traceback"]) == ("compute__do_container_create", "Success", None)
+    assert [event["event"] for event in events] == ["compute__do_container_start", "compute__do_container_create"]
+    for event in events:
+        assert set(event) == {"event", "finish_time", "result", "start_time", "traceback"}
+        assert (event["result"], event["traceback"]) == ("Success", None)
+        assert ISO.fullmatch(event["start_time"])
+    assert events[1]["finish_time"] == events[0]["start_time"]
+    assert events[0]["finish_time"] == one["finish_time"]
+
+
+async def test_a_container_that_is_made_and_cannot_start(caisson: Caisson) -> None:
+    uuid = (await caisson.create(run=True, command=["levitate"]))["uuid"]
+    await caisson.until(uuid, "Error")
+    path = f"/v1/containers/{uuid}/container_actions"
+    (action,) = (await caisson.ok("GET", path))["containerActions"]
+    start, create = (await caisson.ok("GET", f"{path}/{action['request_id']}", who="admin"))["events"]
+    assert (create["result"], create["traceback"]) == ("Success", None)
+    assert start["result"] == "Error"
+    assert "levitate" in start["traceback"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "event"),
+    [
+        ("network_detach?network=project", "compute__do_network_detach"),
+        ("resize_container", "compute__do_container_update"),
+        ("kill", "compute__do_container_kill"),
+    ],
+)
+async def test_names_of_events(caisson: Caisson, verb: str, event: str) -> None:
+    uuid = await running_box(caisson)
+    body = {"memory": 64} if verb == "resize_container" else None
+    answer = await caisson.call("POST", f"/v1/containers/{uuid}/{verb}", body)
+
+    async def ended() -> bool:
+        return not await caisson.unfinished(uuid)
+
+    await eventually(ended, lambda: "it is under way")
+    path = f"/v1/containers/{uuid}/container_actions/{answer.headers['x-openstack-request-id']}"
+    assert [found["event"] for found in (await caisson.ok("GET", path))["events"]] == [event]
+
+
+async def test_an_action_of_another_container_or_of_nobody(caisson: Caisson) -> None:
+    one, other = await caisson.made(), await caisson.made()
+    request = (await caisson.actions(one["uuid"]))[0].request_id
+    for ident in (request, "req-none", "x" * 300):
+        answer = await caisson.call("GET", f"/v1/containers/{other['uuid']}/container_actions/{ident}")
+        error_of(answer, 404, "resource-not-found")
 
 
 async def test_a_failed_action_says_why_and_administrators_see_more(caisson: Caisson) -> None:

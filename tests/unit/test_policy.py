@@ -1,13 +1,17 @@
 """The table of rules, and an operator's overrides of single ones."""
 
+import ast
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+import app.routers
 from app.auth import Caller, expand_roles
 from app.errors import Forbidden, Invalid
 from app.policy import HIDDEN, RULES, Policy, Who, sample, truth
+from app.rules import TEXTS
 
 LADDER = ("reader", "member", "admin")
 
@@ -83,6 +87,7 @@ def test_hidden_fields() -> None:
 
 
 def policy_of(folder: Path, text: str) -> Policy:
+    folder.mkdir(exist_ok=True)
     file = folder / "policy.yaml"
     file.write_text(text)
     return Policy(file)
@@ -116,12 +121,51 @@ def test_an_override_changes_one_rule_and_no_other(tmp_path: Path) -> None:
         ("rule:container:get_all", caller("reader"), True),
         ("rule:container:create:runtime", caller("member"), False),
         ("role:ADMIN", caller("admin"), True),
+        ("rule:context_is_admin", caller("admin"), True),
+        ("rule:context_is_admin", caller("member"), False),
+        ("rule:admin_api", caller("admin"), True),
+        ("rule:admin_or_owner", caller("reader"), True),
+        ("rule:admin_or_user", caller("reader"), True),
+        ("rule:deny_everybody", caller("admin"), False),
+        ("is_admin:True", caller("admin"), True),
+        ("is_admin:True", caller("member"), False),
+        ("is_admin:True or project_id:%(project_id)s", caller("somebody"), True),
         ("role:admin", caller("Admin"), True),
     ],
 )
 def test_checks_of_oslo_policy(tmp_path: Path, check: str, who: Caller, permitted: bool) -> None:
     policy = policy_of(tmp_path, f'"container:create": "{check}"\n')
     assert policy.permits("container:create", who) is permitted
+
+
+def test_who_is_an_administrator_can_be_changed(tmp_path: Path) -> None:
+    for name in ("context_is_admin", "admin_api"):
+        policy = policy_of(tmp_path, f'"{name}": "role:operator"\n')
+        for rule, who in RULES.items():
+            assert policy.permits(rule, caller("operator")) == (who is Who.ADMIN), rule
+            assert policy.permits(rule, caller("admin")) == (who in (Who.READER, Who.MEMBER)), rule
+    policy = policy_of(tmp_path, '"context_is_admin": "role:operator"\n"container:create": "rule:admin_or_owner"\n')
+    assert policy.permits("container:create", caller("operator", project="beta"))
+
+
+def test_owners_can_be_narrowed_and_not_widened(tmp_path: Path) -> None:
+    """Upstream's own text, which lets everybody of a project do everything, makes no members of readers."""
+    same = policy_of(tmp_path, '"admin_or_owner": "is_admin:True or project_id:%(project_id)s"\n')
+    narrow = policy_of(tmp_path / "narrow", '"admin_or_owner": "is_admin:True or role:container_user"\n')
+    for rule, who in RULES.items():
+        for role in LADDER:
+            assert same.permits(rule, caller(role)) == Policy().permits(rule, caller(role)), rule
+        if who in (Who.READER, Who.MEMBER):
+            assert not narrow.permits(rule, caller("member"))
+            assert narrow.permits(rule, caller("member", "container_user"))
+            assert narrow.permits(rule, caller("admin"))
+
+
+def test_every_rule_is_explained() -> None:
+    assert TEXTS.keys() == RULES.keys()
+    assert len(set(TEXTS.values())) == len(TEXTS)
+    assert all(text.endswith(".") for text in TEXTS.values())
+    assert '# Send a signal to a container.\n#"container:kill": "role:member"\n' in sample()
 
 
 def test_a_rule_of_upstream_that_caisson_does_not_know_is_no_error(tmp_path: Path) -> None:
@@ -175,3 +219,15 @@ def test_false(value: str) -> None:
 def test_neither(value: str) -> None:
     with pytest.raises(Invalid, match="flag"):
         truth("flag", value)
+
+
+def test_every_rule_is_checked_somewhere_and_no_other() -> None:
+    """Rules stand in routers as words, or as the verb of an action."""
+    words: set[str] = {f"container:get_one:{field}" for field in HIDDEN}
+    for file in (Path(app.routers.__file__).parent).glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "acting":
+                words |= {f"container:{verb.value!s}" for verb in node.args if isinstance(verb, ast.Constant)}
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                words |= {node.value} if re.fullmatch(r"[a-z_-]+(:[a-z_]+)+", node.value) else set()
+    assert words == RULES.keys()
