@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 from uuid import UUID
 
-from app import actions, capsules, volumes
+from app import actions, capsules, plugging, volumes
 from app.actions import Again, Done, Failed, Job, Outcome, step
 from app.backends.engine import Groups, Seen, State
 from app.capsules import CreateArgs
@@ -58,6 +58,7 @@ async def delete(job: Job) -> Outcome:
         return Again(0.5, job.memo)
     if job.args.look_again and not job.memo.get("looked"):
         return Again(LOOK_AGAIN, {**job.memo, "looked": True})
+    await plugging.unplug(job, capsules.stand_in(capsule, boxes))
     await volumes.release(job, capsule)
     await drop_network(job, [box.uuid for box in boxes])
     async with job.database.transaction(job.scope) as session:
@@ -74,7 +75,8 @@ async def _whole(job: Job, pulls: Mapping[str, str]) -> Outcome:
     inits, apps = [box for box in boxes if box.init], [box for box in boxes if not box.init]
     try:
         await _fetch(job, boxes, pulls)
-        sandbox = await _sandbox(job, boxes)
+        place = capsules.stand_in(capsule, boxes)
+        sandbox = await _sandbox(job, boxes, place)
         for box in inits:
             if (waiting := await _run_to_end(job, box, sandbox)) is not None:
                 return waiting
@@ -90,7 +92,9 @@ async def _whole(job: Job, pulls: Mapping[str, str]) -> Outcome:
     except Stopped as error:
         return await _failed(job, str(error))
     sandbox = await _look(job, capsule.uuid) or sandbox
-    return Done(capsules.changes_of(capsule, await _members(job), sandbox))
+    capsule.nets = place.nets
+    changes = capsules.changes_of(capsule, await _members(job), sandbox)
+    return Done(changes | {"nets": place.nets, "security_groups": place.security_groups})
 
 
 async def _fetch(job: Job, boxes: Sequence[Container], pulls: Mapping[str, str]) -> None:
@@ -108,17 +112,21 @@ async def _fetch(job: Job, boxes: Sequence[Container], pulls: Mapping[str, str])
             raise await _stopped(job, box, no_image(box))
 
 
-async def _sandbox(job: Job, boxes: Sequence[Container]) -> Seen:
-    """The running sandbox."""
+async def _sandbox(job: Job, boxes: Sequence[Container], place: Container) -> Seen:
+    """The running sandbox; `place` is its stand-in, which shows what ports of Neutron it got."""
     capsule: Capsule = job.resource
     try:
         seen = await _look(job, capsule.uuid)
-        network = await ensure_network(job.engine, capsule.project_id)
+        places = await plugging.plug(job, place)
+        network = None if places else await ensure_network(job.engine, capsule.project_id)
         if seen is None:
             groups = cast(Groups, job.engine)  # checked before the capsule was accepted
-            seen = await groups.create_group(UUID(capsule.uuid), capsules.group_spec(capsule, boxes, network))
+            wish = capsules.group_spec(capsule, boxes, network, places)
+            seen = await groups.create_group(UUID(capsule.uuid), wish)
+        await plugging.join(job, place, seen, places)
         if seen.state != State.RUNNING:
             await job.engine.start(seen.ref)
+        await plugging.guard(job, place)
     except (Gone, Unavailable):
         raise
     except EngineError as error:

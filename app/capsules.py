@@ -15,6 +15,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app import actions, containers, images, names, networks, quotas, volumes
 from app.actions import Asked, StepArgs
 from app.backends.engine import Ability, ContainerEngine, GroupSpec, Port, Seen, State
+from app.backends.wires import Attachment
 from app.containers import DeleteArgs, check_ability
 from app.errors import Conflict, NotFound
 from app.models import Capsule, Container, Status
@@ -145,10 +146,29 @@ def member_name(capsule: str, own: str | None) -> str:
     return f"capsule-{capsule}-{own or names.generate().removesuffix('-container')}"
 
 
-def group_spec(capsule: Capsule, boxes: Sequence[Container], network: str | None) -> GroupSpec:
+def group_spec(
+    capsule: Capsule, boxes: Sequence[Container], network: str | None, places: Sequence[Attachment]
+) -> GroupSpec:
     """The wish for the sandbox: it publishes what the members want on the host."""
     ports = [Port(**port) for box in boxes for port in box.exposed_ports or () if port["host_port"]]
-    return GroupSpec(capsule.project_id, capsule.hostname, network, ports)
+    return GroupSpec(capsule.project_id, capsule.hostname, network, ports, places)
+
+
+def stand_in(capsule: Capsule, boxes: Sequence[Container]) -> Container:
+    """The sandbox as a container, for whoever plugs containers into networks of Neutron; it is never stored."""
+    return Container(
+        uuid=capsule.uuid,
+        project_id=capsule.project_id,
+        user_id=capsule.user_id,
+        name=capsule.name,
+        image="",
+        status=capsule.status,
+        nets=capsule.nets,
+        security_groups=capsule.security_groups,
+        exposed_ports=[port for box in boxes for port in box.exposed_ports or ()] or None,
+        backend=capsule.backend,
+        created_at=capsule.created_at,
+    )
 
 
 def hostname_of(name: str) -> str:
@@ -195,11 +215,14 @@ def changes_of(capsule: Capsule, boxes: Sequence[Container], sandbox: Seen | Non
     broken = fault(capsule, boxes, sandbox)
     status, reason = (Status.ERROR, broken) if broken else _status(boxes)
     seen = sandbox.addresses if sandbox is not None else ()
+    addresses = networks.shown_addresses(capsule.project_id, capsule.uuid, seen)
+    if capsule.nets and sandbox is not None:
+        addresses = networks.shown_nets(capsule.nets)
     return {
         "status": status,
         "status_reason": reason,
         "engine_ref": None if broken or sandbox is None else sandbox.ref,
-        "addresses": networks.shown_addresses(capsule.project_id, capsule.uuid, seen),
+        "addresses": addresses,
     }
 
 

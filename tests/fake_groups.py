@@ -23,7 +23,7 @@ class FakeGroups:
             if uuid not in self._boxes:
                 wish = ContainerSpec(
                     spec.project_id, "caisson/sandbox", hostname=spec.hostname, network=spec.network, ports=spec.ports,
-                    restart=Restart("unless-stopped"),
+                    restart=Restart("unless-stopped"), places=spec.places,
                 )  # fmt: skip
                 self._boxes[uuid] = self._make(uuid, wish, SANDBOX)
                 self._owners[uuid] = self.installation

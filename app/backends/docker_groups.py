@@ -12,6 +12,7 @@ from uuid import UUID
 from app.backends import docker_shapes as shapes
 from app.backends import sandbox
 from app.backends.docker_calls import Calls
+from app.backends.docker_wires import plug_in
 from app.backends.engine import GroupSpec, Seen
 from app.errors import EngineBug, Gone, Refused
 from app.settings import Settings
@@ -29,7 +30,8 @@ class DockerGroups:
         Raises Refused when there is no program for the host's architecture.
         """
         image = await self._sandbox_image()
-        return await self._make(uuid, shapes.sandbox_body(uuid, spec, image, self._settings.publish_address))
+        body = shapes.sandbox_body(uuid, spec, image, self._settings.publish_address)
+        return await self._make(uuid, plug_in(body, spec.places))
 
     async def _sandbox(self, group: UUID) -> str:
         """The ref of a group's sandbox. Raises Gone when there is none."""

@@ -140,6 +140,7 @@ class GroupSpec:
     hostname: str | None = None
     network: str | None = None
     ports: Sequence[Port] = ()
+    places: Sequence[Attachment] = ()  # as `ContainerSpec.places`
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from app.policy import Reading, Tx, allow
 from app.routers.capsule_template import CapsuleCreate, Template, Wish
 from app.routers.container_view import answer
 from app.routers.container_view import view as container_view
+from app.routers.network_wishes import settle
 from app.routers.requests import asked, base, gateway, json_only, links, paging, plain_time
 from app.versions import version
 
@@ -90,6 +91,9 @@ async def create_capsule(
     wish = await _wish(request, tx, body.template)
     pulls = {box.uuid: wish.pulls.get(box.uuid, parts.settings.default_pull_policy) for box in wish.boxes}
     engine = parts.engines[wish.capsule.backend]
+    place = capsules.stand_in(wish.capsule, wish.boxes)
+    await settle(request, tx, place, (), ())
+    wish.capsule.nets, wish.capsule.security_groups = place.nets, place.security_groups
     async with tx.writing() as session:
         await capsules.accept(
             session, asked(request, tx), wish.capsule, wish.boxes, engine, parts.settings, pulls, wish.shared

@@ -112,3 +112,26 @@ def test_a_port_comes_and_goes_with_the_container(cloud: Cloud) -> None:
     cloud.gateway.openstack("delete", "--force", "on-net", user="alpha-admin")
     cloud.gateway.become(box["uuid"], "Gone")
     assert cloud.ports(box["uuid"]) == []
+
+
+def test_a_capsules_sandbox_has_the_port(cloud: Cloud) -> None:
+    """On the project's default network; another container reaches a member there, and the port goes with it."""
+    net, _ = cloud.network("10.87.0.0/24")
+    token = cloud.token()
+    entry = {"image": BUSYBOX, "command": list(SERVER), "ports": [{"containerPort": 80}]}
+    body = {"template": {"kind": "capsule", "metadata": {"name": "on-net"}, "spec": {"containers": [entry]}}}
+    made = cloud.gateway.call("POST", "/v1/capsules", token, json=body).raise_for_status().json()
+    path = f"/v1/capsules/{made['uuid']}"
+    cloud.gateway.until(lambda: cloud.gateway.call("GET", path, token).json()["status"] == "Running")
+    pod = cloud.gateway.call("GET", path, token).json()
+    (port,) = cloud.ports(made["uuid"])
+    network, address = _only(pod)
+    assert (network, address["port"]) == (port["network_id"], port["id"])
+    assert address["addr"] == port["fixed_ips"][0]["ip_address"]
+    friend = cloud.run("--net", f"network={network}", BUSYBOX, *SLEEPER)
+    cloud.gateway.until(lambda: cloud.reaches(friend["uuid"], address["addr"]))
+    assert not cloud.pings(friend["uuid"], address["addr"])  # but nothing that was not opened
+    assert cloud.gateway.call("DELETE", path, token).status_code == 204
+    cloud.gateway.until(lambda: cloud.gateway.call("GET", path, token).status_code == 404)
+    assert cloud.ports(made["uuid"]) == []
+    assert net["id"]
