@@ -27,7 +27,7 @@ from app.backends.docker_groups import DockerGroups
 from app.backends.docker_images import DockerImages
 from app.backends.docker_networks import DockerNetworks
 from app.backends.docker_streams import DockerStreams
-from app.backends.docker_volumes import DockerVolumes, mounts
+from app.backends.docker_volumes import DockerVolumes
 from app.backends.docker_wires import DockerWires, plug_in, replugged
 from app.backends.engine import (
     Ability,
@@ -152,10 +152,6 @@ class DockerEngine(
             raise Refused("disk: the engine's storage driver cannot limit the disk of a container")
         joined = None if spec.group is None else await self._sandbox(spec.group)
         body = shapes.create_body(uuid, spec, self._settings.log_max_mib, self._settings.publish_address, joined)
-        if spec.mounts:
-            body["HostConfig"]["Mounts"] = mounts(spec)
-        if spec.sealed:
-            body["Labels"][shapes.LABEL_SEALED] = "1"
         return await self._make(uuid, plug_in(body, spec.places))
 
     async def _make(self, uuid: UUID, body: Mapping[str, Any]) -> Seen:

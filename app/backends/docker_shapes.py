@@ -25,6 +25,7 @@ from app.backends.engine import (
     Seen,
     State,
     Stats,
+    VolumeMount,
 )
 from app.errors import EngineBug, EngineError, Gone, Refused, RegistryDown, Taken, Unavailable
 
@@ -71,6 +72,16 @@ def network_name(project_id: str) -> str:
     return f"caisson-{hashlib.sha256(project_id.encode()).hexdigest()[:32]}"
 
 
+def volume_name(uuid: UUID) -> str:
+    """The name in the engine of the volume `uuid`."""
+    return f"caisson-{uuid}"
+
+
+def volume_labels(uuid: UUID, project_id: str) -> dict[str, str]:
+    """What a volume bears."""
+    return {LABEL_VOLUME: str(uuid), LABEL_PROJECT: project_id}
+
+
 def create_body(
     uuid: UUID, spec: ContainerSpec, log_max_mib: int, publish_address: str, sandbox: str | None = None
 ) -> dict[str, Any]:
@@ -98,6 +109,8 @@ def create_body(
         body["WorkingDir"] = spec.workdir
     if spec.hostname:
         body["Hostname"] = spec.hostname
+    if spec.sealed:
+        body["Labels"][LABEL_SEALED] = "1"
     if sandbox is not None:
         body["Labels"][LABEL_GROUP] = str(spec.group)
         body["HostConfig"] |= {"NetworkMode": f"container:{sandbox}", "IpcMode": f"container:{sandbox}"}
@@ -128,6 +141,8 @@ def _host_config(spec: ContainerSpec, log_max_mib: int, publish_address: str) ->
         config |= {"CapDrop": ["ALL"], "CapAdd": CAPABILITIES, "SecurityOpt": ["no-new-privileges"]}
     if spec.disk:
         config["StorageOpt"] = {"size": f"{spec.disk}G"}
+    if spec.mounts:
+        config["Mounts"] = [_mount(mount, spec.project_id) for mount in spec.mounts]
     if spec.cores:
         config["CpusetCpus"] = ",".join(map(str, spec.cores))
     if spec.runtime:
@@ -165,6 +180,16 @@ def sandbox_body(uuid: UUID, spec: GroupSpec, image: str, publish_address: str) 
         "RestartPolicy": {"Name": "unless-stopped", "MaximumRetryCount": 0},
     }
     return body
+
+
+def _mount(mount: VolumeMount, project_id: str) -> dict[str, Any]:
+    """Docker's words for a container's volume. One that is absent would be made by the daemon: with these labels."""
+    return {
+        "Type": "volume",
+        "Source": volume_name(mount.volume),
+        "Target": mount.path,
+        "VolumeOptions": {"Labels": volume_labels(mount.volume, project_id)},
+    }
 
 
 def _port_key(port: Port) -> str:

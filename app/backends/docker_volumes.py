@@ -6,7 +6,7 @@ from uuid import UUID
 
 from app.backends import docker_shapes as shapes
 from app.backends.docker_calls import Calls
-from app.backends.engine import ContainerSpec, VolumeSeen
+from app.backends.engine import VolumeSeen
 from app.errors import Gone
 
 
@@ -17,7 +17,11 @@ class DockerVolumes:
 
     async def create_volume(self, uuid: UUID, project_id: str, size: int | None) -> None:
         """Make it, with `size` in GiB where the storage can limit it; one that is there stays as it is."""
-        body: dict[str, Any] = {"Name": volume_name(uuid), "Driver": "local", "Labels": _labels(uuid, project_id)}
+        body: dict[str, Any] = {
+            "Name": shapes.volume_name(uuid),
+            "Driver": "local",
+            "Labels": shapes.volume_labels(uuid, project_id),
+        }
         if size is not None:
             body["DriverOpts"] = {"size": f"{size}G"}
         await self.calls.call("POST", "volumes/create", body=body)
@@ -25,7 +29,7 @@ class DockerVolumes:
     async def remove_volume(self, uuid: UUID) -> None:
         """Remove it; absent is fine. Raises Taken while a container has it, running or not."""
         try:
-            await self.calls.call("DELETE", f"volumes/{volume_name(uuid)}")
+            await self.calls.call("DELETE", f"volumes/{shapes.volume_name(uuid)}")
         except Gone:
             return
 
@@ -36,28 +40,5 @@ class DockerVolumes:
         return [
             VolumeSeen(UUID(labels[shapes.LABEL_VOLUME]), labels.get(shapes.LABEL_PROJECT, ""))
             for document in listed["Volumes"] or ()
-            if document["Name"] == f"caisson-{(labels := document['Labels'])[shapes.LABEL_VOLUME]}"
+            if document["Name"] == shapes.volume_name(UUID((labels := document["Labels"])[shapes.LABEL_VOLUME]))
         ]
-
-
-def volume_name(uuid: UUID) -> str:
-    """The name in the engine of the volume `uuid`."""
-    return f"caisson-{uuid}"
-
-
-def mounts(spec: ContainerSpec) -> list[dict[str, Any]]:
-    """Docker's words for a container's volumes. One that is absent would be made by the daemon: with these labels."""
-    return [
-        {
-            "Type": "volume",
-            "Source": volume_name(mount.volume),
-            "Target": mount.path,
-            "ReadOnly": mount.read_only,
-            "VolumeOptions": {"Labels": _labels(mount.volume, spec.project_id)},
-        }
-        for mount in spec.mounts
-    ]
-
-
-def _labels(uuid: UUID, project_id: str) -> dict[str, str]:
-    return {shapes.LABEL_VOLUME: str(uuid), shapes.LABEL_PROJECT: project_id}

@@ -9,7 +9,7 @@ import pytest
 
 from app.backends import docker_shapes as shapes
 from app.backends.docker_calls import translate
-from app.backends.engine import ContainerSpec, HealthCheck, Port, Restart, State
+from app.backends.engine import ContainerSpec, HealthCheck, Port, Restart, State, VolumeMount
 from app.errors import EngineBug, EngineError, Gone, Refused, RegistryDown, Taken, Unavailable
 
 CONTAINER: dict[str, Any] = {
@@ -312,9 +312,12 @@ def test_nothing_that_was_wished_is_dropped() -> None:
         "privileged": True,
         "runtime": "runsc",
         "network": "n",
+        "mounts": [VolumeMount(uuid4(), "/data")],
+        "cores": [1],
+        "sealed": True,
     }
-    # What a group means to a member is tested with groups: it needs a sandbox.
-    assert set(other) == set(ContainerSpec.__dataclass_fields__) - {"group"}
+    # What a group means to a member is tested with groups, and places with networks: both need something to be there.
+    assert set(other) == set(ContainerSpec.__dataclass_fields__) - {"group", "places"}
     uuid = uuid4()
     told = shapes.create_body(uuid, plain, 50, "127.0.0.1")
     for field, value in other.items():
