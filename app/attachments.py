@@ -6,8 +6,8 @@ Nothing here knows what is attached but its uuid: containers and capsules' sandb
     {"network": uuid, "port": uuid or None, "preserve": whether the port is the user's, "wanted": [address, ...],
      "addresses": [as zun-api, section 4.9, shows them]}
 
-A port is found again by its ``device_id``, the uuid, so that whoever comes after a crash makes no second one. A user's
-own port is told by ``preserve``, which is stored before the port is touched.
+A port is found again by its ``device_id``, the uuid, so that whoever comes after a crash makes no second one. Ports
+that Caisson made say so in their description: any other is freed and never removed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -107,12 +107,13 @@ async def plug(
     entries: list[Net] = []
     used: dict[str, None] = {}
     for net in nets:
-        wire, subnets = await _wire(neutron, net["network"])
+        network, subnets = await _subnets(neutron, net["network"])
+        # The port comes first: it tells which network to look at, should nobody get to store that.
         if net["preserve"]:
             port = await _claim(neutron, uuid, net["port"], groups, host)
         else:
             port = await _own_port(neutron, there, uuid, project_id, net, groups, host, subnets, secure=secure)
-        name = await cast(Wires, engine).ensure_wire(wire)
+        name = await cast(Wires, engine).ensure_wire(await _wire(neutron, network, subnets))
         usable = [ip for ip in port["fixed_ips"] if ip["subnet_id"] in {subnet["id"] for subnet in subnets}]
         places.append(Attachment(name, [ip["ip_address"] for ip in usable], port["mac_address"]))
         entries.append({**net, "port": port["id"], "addresses": _addresses(port, preserve=net["preserve"])})
@@ -130,23 +131,19 @@ async def settle_macs(neutron: Neutron, nets: Sequence[Net], macs: Sequence[str]
 
 async def unplug(neutron: Neutron, engine: ContainerEngine, uuid: str, nets: Sequence[Net]) -> None:
     """Give back every port of a device that is gone: the user's are freed, the others are removed. Again is fine."""
-    kept = {net["port"] for net in nets if net["preserve"]}
+    networks = dict.fromkeys(net["network"] for net in nets)
     for port in await neutron.find("ports", device_id=uuid):
-        if port["id"] in kept:
-            await _free(neutron, port)
-        elif port["device_owner"] == DEVICE_OWNER:
-            await neutron.delete("ports", port["id"])
-    for net in nets:
-        await drop_wire(neutron, engine, net["network"])
+        networks[port["network_id"]] = None
+        await _give_back(neutron, uuid, port)
+    for network in networks:
+        await drop_wire(neutron, engine, network)
 
 
-async def unplug_one(neutron: Neutron, uuid: str, net: Net) -> None:
-    """Give back the port of one net."""
-    for port in await neutron.find("ports", device_id=uuid, network_id=net["network"]):
-        if net["preserve"] and port["id"] == net["port"]:
-            await _free(neutron, port)
-        else:
-            await neutron.delete("ports", port["id"])
+async def unplug_one(neutron: Neutron, engine: ContainerEngine, uuid: str, network: str) -> None:
+    """Give back the port on one network, which the device has left."""
+    for port in await neutron.find("ports", device_id=uuid, network_id=network):
+        await _give_back(neutron, uuid, port)
+    await drop_wire(neutron, engine, network)
 
 
 async def drop_wire(neutron: Neutron, engine: ContainerEngine, network: str) -> None:
@@ -194,12 +191,24 @@ async def set_groups(neutron: Neutron, uuid: str, groups: Sequence[str]) -> None
             await neutron.update("ports", port["id"], security_groups=list(groups))
 
 
+async def named(neutron: Neutron, kind: str, word: str, ident: str, project_id: str) -> Thing:
+    """A network or port by name or id, as the caller sees it. Raises NotFound, Conflict when the name is ambiguous."""
+    found = await neutron.find(kind, **{"id" if _is_uuid(ident) else "name": ident})
+    # An administrator sees those of all projects: then a name means the project's own first.
+    found = [one for one in found if one["project_id"] == project_id] or found
+    if not found:
+        raise NotFound(f"{word} {ident} could not be found.", code=f"{word.lower()}-not-found")
+    if len(found) > 1:
+        raise Conflict(f"Multiple {kind} have the name {ident}. Please use the id instead.")
+    return found[0]
+
+
 async def _resolve_one(
     neutron: Neutron, project_id: str, wanted: Mapping[str, str], permit_external: Callable[[], None]
 ) -> Net:
     if ident := wanted.get("port"):
         return await _users_port(neutron, project_id, ident)
-    network = await _named(neutron, "networks", "Network", wanted["network"], project_id)
+    network = await named(neutron, "networks", "Network", wanted["network"], project_id)
     if network.get("router:external") and not network["shared"] and network["project_id"] != project_id:
         permit_external()
     fixed = [wanted[key] for key in ("v4-fixed-ip", "v6-fixed-ip") if wanted.get(key)]
@@ -218,7 +227,7 @@ async def _entry(neutron: Neutron, network: Thing, fixed: Sequence[str] = ()) ->
 
 
 async def _users_port(neutron: Neutron, project_id: str, ident: str) -> Net:
-    port = await _named(neutron, "ports", "Port", ident, project_id)
+    port = await named(neutron, "ports", "Port", ident, project_id)
     if port["project_id"] != project_id:
         raise Invalid(f"Port {port['id']} is not usable: it belongs to another project.", code="port-not-usable")
     if port["device_id"]:
@@ -238,17 +247,6 @@ async def _users_port(neutron: Neutron, project_id: str, ident: str) -> Net:
     return {"network": port["network_id"], "port": port["id"], "preserve": True, "wanted": [], "addresses": []}
 
 
-async def _named(neutron: Neutron, kind: str, word: str, ident: str, project_id: str) -> Thing:
-    found = await neutron.find(kind, **{"id" if _is_uuid(ident) else "name": ident})
-    # An administrator sees those of all projects: then a name means the project's own first.
-    found = [one for one in found if one["project_id"] == project_id] or found
-    if not found:
-        raise NotFound(f"{word} {ident} could not be found.", code=f"{word.lower()}-not-found")
-    if len(found) > 1:
-        raise Conflict(f"Multiple {kind} have the name {ident}. Please use the id instead.")
-    return found[0]
-
-
 async def _default_network(neutron: Neutron, project_id: str) -> Thing:
     own = await neutron.find("networks", project_id=project_id)
     for choice in (own, await neutron.find("networks", shared="true")):
@@ -258,21 +256,28 @@ async def _default_network(neutron: Neutron, project_id: str) -> Thing:
     raise Conflict("There is no neutron network available: the project has none, and none is shared with it.")
 
 
-async def _wire(neutron: Neutron, network_id: str) -> tuple[Wire, list[Thing]]:
-    """The wish for the engine's network, and the subnets that it is made of."""
+async def _subnets(neutron: Neutron, network_id: str) -> tuple[Thing, list[Thing]]:
+    """A network, and its subnets that the engine's network is made of."""
     network = await neutron.show("networks", network_id)
     if network is None:
         raise NotFound(f"Network {network_id} could not be found.", code="network-not-found")
     subnets = _usable(await neutron.find("subnets", network_id=network_id))
     if not subnets:
         raise Invalid(f"Network {network_id} has no subnet, so there are no addresses for a container.")
+    return network, subnets
+
+
+async def _wire(neutron: Neutron, network: Thing, subnets: Sequence[Thing]) -> Wire:
+    """The wish for the engine's network."""
     wired = []
     for subnet in subnets:
         gateway = subnet["gateway_ip"]
-        inside = gateway is not None and _within(gateway, subnet)
+        # The first address of an IPv6 range is every router's: no interface can have it for itself.
+        first = str(ip_network(subnet["cidr"]).network_address)
+        inside = gateway is not None and gateway != first and _within(gateway, subnet)
         wired.append(WireSubnet(subnet["cidr"], gateway if inside else await _host_address(neutron, network, subnet)))
     closed = not any(subnet["gateway_ip"] for subnet in subnets)
-    return Wire(network_id, network["project_id"], wired, network.get("mtu") or 1500, closed), subnets
+    return Wire(network["id"], network["project_id"], wired, network.get("mtu") or 1500, closed)
 
 
 async def _host_address(neutron: Neutron, network: Thing, subnet: Thing) -> str:
@@ -313,13 +318,14 @@ async def _own_port(
     secure: bool,
 ) -> Thing:
     for port in there:
-        if port["network_id"] == net["network"] and port["device_owner"] == DEVICE_OWNER:
+        if port["network_id"] == net["network"] and port["description"] == _made_for(uuid):
             return port
     wish: dict[str, Any] = {
         "network_id": net["network"],
         "project_id": project_id,
         "device_id": uuid,
         "device_owner": DEVICE_OWNER,
+        "description": _made_for(uuid),
         "binding:host_id": host,
         "fixed_ips": [_fixed(net["wanted"], subnet) for subnet in subnets],
     }
@@ -350,7 +356,14 @@ async def _claim(neutron: Neutron, uuid: str, ident: str, groups: Sequence[str] 
     return await neutron.update("ports", ident, revision=port["revision_number"], **wish)
 
 
-async def _free(neutron: Neutron, port: Thing) -> None:
+def _made_for(uuid: str) -> str:
+    return f"Made by Caisson for {uuid}"
+
+
+async def _give_back(neutron: Neutron, uuid: str, port: Thing) -> None:
+    if port["description"] == _made_for(uuid):
+        await neutron.delete("ports", port["id"])
+        return
     nobody: dict[str, Any] = {"device_id": "", "device_owner": "", "binding:host_id": ""}
     await neutron.update("ports", port["id"], **nobody)
 

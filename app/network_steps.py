@@ -1,15 +1,15 @@
 """The steps that attach a container to a network, and detach it."""
 
-from app import networks
 from app.actions import Failed, Job, Outcome, step
 from app.container_steps import look, outcome, refused
 from app.errors import EngineError, GatewayError, Unavailable
 from app.networks import Keeper, NetArgs
+from app.neutron_keeper import NeutronKeeper
 
 
 def keeper_of(job: Job) -> Keeper:
     """Who keeps the books of a container's networks."""
-    return networks.OWN
+    return NeutronKeeper(job.catalogue, job.settings)
 
 
 @step("container", "network_attach", args=NetArgs, doing="network_attaching")

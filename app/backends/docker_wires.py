@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
@@ -13,6 +14,7 @@ from app.backends.docker_calls import Calls, container_path
 from app.backends.wires import Attachment, Guard, Wire
 from app.errors import EngineError, Gone, Refused, Taken
 
+RELEASE_SECONDS = 5.0
 LABEL_NETWORK = "caisson.network"
 LABEL_TABLES = "caisson.tables"  # whose packet filter looks after it
 
@@ -57,15 +59,20 @@ class DockerWires:
         async with self._wire_lock(name):
             # Docker forgets a network that only stopped containers use, and then cannot start them.
             users = json.dumps({"network": [name]})
-            if await self.calls.call("GET", "containers/json", {"all": True, "filters": users}):
-                return False
-            try:
-                await self.calls.call("DELETE", f"networks/{name}")
-            except Gone:
-                return True
-            except Taken:
-                return False
-            return True
+            deadline = time.monotonic() + RELEASE_SECONDS
+            while not await self.calls.call("GET", "containers/json", {"all": True, "filters": users}):
+                try:
+                    await self.calls.call("DELETE", f"networks/{name}")
+                except Gone:
+                    return True
+                except Taken:
+                    # A container that was killed leaves its network a moment after it is gone.
+                    if time.monotonic() > deadline:
+                        return False
+                    await asyncio.sleep(0.05)
+                else:
+                    return True
+            return False
 
     async def join(self, ref: str, place: Attachment) -> str:
         """See `Wires`. Before Docker's API 1.44 only the network that a container is made with takes a MAC address."""

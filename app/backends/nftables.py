@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -272,22 +273,17 @@ def _interfaces() -> dict[int, str]:
 
 async def _run(command: Sequence[str], text: str) -> str:
     """Run one program to its end. Raises Refused with its words, Unavailable when it does not end."""
-    process = await asyncio.create_subprocess_exec(
-        _path(command[0]), *command[1:],
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    # In a thread, because uvloop fails on a program that ends before it has read its input.
+    argv = [_path(command[0]), *command[1:]]
     try:
-        async with asyncio.timeout(SECONDS):
-            output, words = await process.communicate(text.encode())
-    except TimeoutError:
+        done = await asyncio.to_thread(
+            subprocess.run, argv, input=text, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
         raise Unavailable(f"{command[0]} did not end within {SECONDS:g} seconds") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode:
-        raise Refused(f"{command[0]}: {words.decode(errors='replace').strip()[:500]}")
-    return output.decode()
+    if done.returncode:
+        raise Refused(f"{command[0]}: {done.stderr.strip()[:500]}")
+    return done.stdout
 
 
 @cache

@@ -7,12 +7,14 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from app import actions, containers, networks
+from app import actions, containers
 from app.errors import Invalid
 from app.networks import Attached, Keeper, NetArgs
+from app.neutron_keeper import NeutronKeeper
 from app.policy import Tx, allow
 from app.routers.container_actions import acting
 from app.routers.fields import Ident
+from app.routers.network_wishes import permit_external
 from app.routers.requests import asked, either, gateway, parameters
 from app.versions import ApiModel, require, version
 
@@ -38,7 +40,8 @@ class Detach(ApiModel):
 
 def keeper_for(request: Request, tx: Tx) -> Keeper:
     """Who keeps the books of networks, for this request."""
-    return networks.OWN
+    parts, token = gateway(request), request.headers["x-auth-token"]
+    return NeutronKeeper(parts.catalogue, parts.settings, token, lambda: permit_external(tx))
 
 
 @router.get(
@@ -74,8 +77,9 @@ async def network_attach(
         raise Invalid("network_attach takes either network or port, not both", code="schema-validation-error")
     async with tx.reading() as session:
         box = await containers.find(session, ident, own_project=tx.caller.project_id)
-    net = await keeper_for(request, tx).to_attach(box, how.network, how.port, how.fixed_ip)
-    await _accept(request, tx, box.uuid, net, attach=True)
+    keeper = keeper_for(request, tx)
+    net = await keeper.to_attach(box, how.network, how.port, how.fixed_ip)
+    await _accept(request, tx, keeper, box.uuid, net, attach=True)
     return JSONResponse(None)
 
 
@@ -94,13 +98,14 @@ async def network_detach(
         raise Invalid("network_detach takes exactly one of network and port", code="schema-validation-error")
     async with tx.reading() as session:
         box = await containers.find(session, ident, own_project=tx.caller.project_id)
-    net = await keeper_for(request, tx).to_detach(box, query.network, query.port)
-    await _accept(request, tx, box.uuid, net, attach=False)
+    keeper = keeper_for(request, tx)
+    net = await keeper.to_detach(box, query.network, query.port)
+    await _accept(request, tx, keeper, box.uuid, net, attach=False)
     return JSONResponse(None, 202)
 
 
-async def _accept(request: Request, tx: Tx, uuid: str, net: dict[str, Any], *, attach: bool) -> None:
-    parts, keeper = gateway(request), keeper_for(request, tx)
+async def _accept(request: Request, tx: Tx, keeper: Keeper, uuid: str, net: dict[str, Any], *, attach: bool) -> None:
+    parts = gateway(request)
     async with tx.writing() as session:
         box = await containers.find(session, uuid, lock=True)
         keeper.check_engine(parts.engines[box.backend])

@@ -1,13 +1,15 @@
 """Containers on networks of a real Neutron: ports, addresses, and packets that pass or do not."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.e2e.served import Gateway, serve
+from tests.e2e import served
+from tests.e2e.served import CommandError, Gateway, serve
 from tests.stack import debian
 from tests.stack import docker as engines
 from tests.stack.images import BUSYBOX
@@ -32,6 +34,35 @@ class Cloud:
     def network(self, cidr: str, user: str = "alpha-member", **subnet: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         return self.neutron.network(self.token(user), f"net-{secrets.token_hex(3)}", cidr, **subnet)
 
+    def start(
+        self, user: str = "alpha-member", command: tuple[str, ...] = SERVER, status: str = "Running", **body: Any
+    ) -> Any:
+        """A container that serves a page, once it has this status."""
+        wish = {"image": BUSYBOX, "command": list(command), **body}
+        made = self.gateway.call("POST", "/v1/containers?run=true", self.token(user), json=wish).raise_for_status()
+        return self.gateway.become(made.json()["uuid"], status, user=user)
+
+    def refused(self, user: str = "alpha-member", **body: Any) -> tuple[int, str]:
+        """How a container is refused: the status and the sentence."""
+        answer = self.gateway.call("POST", "/v1/containers", self.token(user), json={"image": BUSYBOX, **body})
+        return answer.status_code, answer.json()["errors"][0]["title"]
+
+    def act(self, method: str, uuid: str, verb: str, user: str = "alpha-member", **query: str) -> httpx.Response:
+        return self.gateway.call(method, f"/v1/containers/{uuid}/{verb}", self.token(user), params=query)
+
+    def group(self, *rules: Mapping[str, Any], user: str = "alpha-member") -> str:
+        """A security group with these rules for what comes in, beside what all have for what goes out."""
+        token = self.token(user)
+        made: str = self.neutron.create(token, "security-group", name=f"g-{secrets.token_hex(3)}")["id"]
+        for rule in rules:
+            self.rule(made, user=user, **rule)
+        return made
+
+    def rule(self, group: str, user: str = "alpha-member", **fields: Any) -> str:
+        wish = {"direction": "ingress", "ethertype": "IPv4", "security_group_id": group, **fields}
+        made: str = self.neutron.create(self.token(user), "security-group-rule", **wish)["id"]
+        return made
+
     def run(self, *words: str, user: str = "alpha-member", status: str = "Running", version: str | None = None) -> Any:
         made = self.gateway.openstack_json("run", *words, user=user, version=version)
         return self.gateway.become(made["uuid"], status, user=user)
@@ -47,7 +78,8 @@ class Cloud:
 
     def reaches(self, uuid: str, address: str, user: str = "alpha-member") -> bool:
         """Whether a page of `address` can be read from within a container."""
-        return self.inside(uuid, f"wget -q -T 1 -O - http://{address}/", user) == (0, "hello\n")
+        get = f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 1 {address} 80"
+        return "hello" in self.inside(uuid, f'sh -c "{get}"', user)[1]
 
     def pings(self, uuid: str, address: str, user: str = "alpha-member") -> bool:
         return self.inside(uuid, f"ping -c 1 -W 1 {address}", user)[0] == 0
@@ -65,9 +97,9 @@ def cloud(
     debian.install(["nft"])
     folder = tmp_path_factory.mktemp("gateway")
     services = {"network": neutron.url}
-    with serve(stack, folder, keystone, docker_url, services, CAISSON_GUARD_SECONDS="0.5") as served:
-        yield Cloud(served, neutron)
-        served.clear()
+    with serve(stack, folder, keystone, docker_url, services, CAISSON_GUARD_SECONDS="0.5") as gateway:
+        yield Cloud(gateway, neutron)
+        gateway.clear()
 
 
 @pytest.fixture(autouse=True)
@@ -77,9 +109,10 @@ def _nothing_left(cloud: Cloud) -> Iterator[None]:
     token = cloud.token("caisson")
     left = cloud.neutron.find(token, "port", device_owner=["compute:kuryr", "network:distributed"])
     assert left == []
+    known = {net["id"] for net in cloud.neutron.find(token, "network")}
     with engines.client(cloud.gateway.engine_url) as http:
-        networks = http.get("/networks").json()
-    assert [network["Name"] for network in networks if network["Name"].startswith("caisson-net-")] == []
+        labels = [net["Labels"] or {} for net in http.get("/networks").json()]
+    assert [one["caisson.network"] for one in labels if one.get("caisson.network") in known] == []
 
 
 def _only(box: Any) -> tuple[str, dict[str, Any]]:
@@ -112,6 +145,202 @@ def test_a_port_comes_and_goes_with_the_container(cloud: Cloud) -> None:
     cloud.gateway.openstack("delete", "--force", "on-net", user="alpha-admin")
     cloud.gateway.become(box["uuid"], "Gone")
     assert cloud.ports(box["uuid"]) == []
+
+
+HTTP: Mapping[str, Any] = {"protocol": "tcp", "port_range_min": 80, "port_range_max": 80}
+
+
+def test_only_what_a_rule_names_passes(cloud: Cloud) -> None:
+    """And what is taken back stops, also for a conversation that goes on."""
+    net, _ = cloud.network("10.82.0.0/24")
+    nets = [{"network": net["id"]}]
+    group = cloud.group()
+    server = cloud.start(nets=nets, security_groups=[group])
+    assert server["security_groups"] == [group]
+    client = cloud.start(nets=nets)
+    address = _only(server)[1]["addr"]
+    assert not cloud.reaches(client["uuid"], address)
+    assert not cloud.pings(client["uuid"], address)
+    rule = cloud.rule(group, **HTTP)
+    cloud.gateway.until(lambda: cloud.reaches(client["uuid"], address))
+    assert not cloud.pings(client["uuid"], address)
+    # What goes out of the server is answered, though nothing may come in to it.
+    cloud.rule(client["security_groups"][0], protocol="icmp")
+    cloud.gateway.until(lambda: cloud.pings(server["uuid"], _only(client)[1]["addr"]))
+    assert not cloud.pings(client["uuid"], address)
+    cloud.neutron.call("DELETE", f"/security-group-rules/{rule}", cloud.token())
+    cloud.gateway.until(lambda: not cloud.reaches(client["uuid"], address))
+
+
+def test_members_of_a_group_reach_each_other(cloud: Cloud) -> None:
+    """The default group's own rule, and one for another group; the rules stay right when a container starts anew."""
+    net, _ = cloud.network("10.83.0.0/24")
+    nets = [{"network": net["id"]}]
+    first, second = cloud.start(nets=nets), cloud.start(nets=nets)
+    address = _only(first)[1]["addr"]
+    assert cloud.reaches(second["uuid"], address)
+    strangers = cloud.group()
+    third = cloud.start(nets=nets, security_groups=[strangers])
+    assert not cloud.reaches(third["uuid"], address)
+    cloud.rule(first["security_groups"][0], remote_group_id=strangers, **HTTP)
+    cloud.gateway.until(lambda: cloud.reaches(third["uuid"], address))
+    assert cloud.act("POST", first["uuid"], "reboot", timeout="1").status_code == 202
+    cloud.gateway.become(first["uuid"], "Running")
+    cloud.gateway.until(lambda: cloud.reaches(third["uuid"], address))
+    # The engine starts it by itself: another interface, which nobody has told of.
+    with engines.client(cloud.gateway.engine_url) as http:
+        http.post(f"/containers/caisson-{first['uuid']}/restart", params={"t": 1}).raise_for_status()
+    cloud.gateway.until(lambda: cloud.reaches(third["uuid"], address))
+
+
+def test_nobody_speaks_with_a_foreign_address(cloud: Cloud) -> None:
+    """A container may forge packets; none of them arrives."""
+    net, _ = cloud.network("10.84.0.0/24")
+    nets = [{"network": net["id"]}]
+    everything = cloud.group({"protocol": None})
+    victim, liar = (cloud.start(nets=nets, security_groups=[everything]) for _ in range(2))
+    address = _only(victim)[1]["addr"]
+    assert cloud.reaches(liar["uuid"], address)
+    with engines.client(cloud.gateway.engine_url) as http:
+        pid = http.get(f"/containers/caisson-{liar['uuid']}/json").json()["State"]["Pid"]
+    # By the host, since the container itself has no right to change its addresses.
+    inside = ["nsenter", f"--net=/proc/{pid}/ns/net"]
+    served.run([*inside, "ip", "address", "add", "10.84.0.250/24", "dev", "eth0"], {})
+    probe = [*inside, str(debian.program("busybox")), "ping", "-c", "1", "-W", "1", "-I", "10.84.0.250", address]
+    with pytest.raises(CommandError):
+        served.run(probe, {})
+    port = cloud.ports(liar["uuid"])[0]["id"]
+    pair = {"port": {"allowed_address_pairs": [{"ip_address": "10.84.0.250"}]}}
+    cloud.neutron.call("PUT", f"/ports/{port}", cloud.token(), json=pair)
+
+    def passes() -> bool:
+        try:
+            served.run(probe, {})
+        except CommandError:
+            return False
+        return True
+
+    # The same probe, once Neutron allows the address: it was the filter that held it back.
+    cloud.gateway.until(passes)
+
+
+def test_a_users_port_is_bound_and_freed(cloud: Cloud) -> None:
+    net, subnet = cloud.network("10.85.0.0/24")
+    fixed = [{"subnet_id": subnet["id"], "ip_address": "10.85.0.77"}]
+    port = cloud.neutron.create(cloud.token(), "port", network_id=net["id"], name="mine", fixed_ips=fixed)
+    box = cloud.start(nets=[{"port": port["id"]}])
+    network, address = _only(box)
+    assert (network, address["addr"], address["port"]) == (net["id"], "10.85.0.77", port["id"])
+    assert address["preserve_on_delete"] is True
+    (bound,) = cloud.ports(box["uuid"])
+    assert (bound["id"], bound["device_owner"]) == (port["id"], "compute:kuryr")
+    assert cloud.refused(nets=[{"port": port["id"]}]) == (400, f"Port {port['id']} is in use.")
+    assert cloud.refused("beta-member", nets=[{"port": port["id"]}])[0] == 404
+    theirs = cloud.neutron.create(cloud.token("alpha-admin"), "port", network_id=net["id"])
+    status, sentence = cloud.refused("beta-admin", nets=[{"port": theirs["id"]}])
+    assert status == 400
+    assert "another project" in sentence
+    cloud.gateway.clear()
+    (freed,) = cloud.neutron.find(cloud.token("caisson"), "port", id=port["id"])
+    assert (freed["device_id"], freed["device_owner"], freed["binding:host_id"]) == ("", "", "")
+
+
+def test_the_default_network_is_the_oldest_own_one(cloud: Cloud) -> None:
+    """Beta has none of its own at first."""
+    assert cloud.refused("beta-member")[0] == 409
+    shared, _ = cloud.neutron.network(cloud.token("alpha-admin"), "for-all", "10.86.0.0/24")
+    share = {"network": {"shared": True}}
+    cloud.neutron.call("PUT", f"/networks/{shared['id']}", cloud.token("alpha-admin"), json=share)
+    assert _only(cloud.start("beta-member"))[0] == shared["id"]
+    own, _ = cloud.network("10.87.0.0/24", "beta-member")
+    cloud.network("10.88.0.0/24", "beta-member")
+    assert _only(cloud.start("beta-member"))[0] == own["id"]
+
+
+def test_what_cannot_be_is_refused(cloud: Cloud) -> None:
+    net, subnet = cloud.network("10.89.0.0/24")
+    ident = net["id"]
+    assert cloud.refused("beta-member", nets=[{"network": ident}])[0] == 404
+    assert cloud.refused(nets=[{"network": "no-such"}])[0] == 404
+    assert cloud.refused(nets=[{"port": "no-such"}])[0] == 404
+    assert cloud.refused(nets=[{"network": ident, "v4-fixed-ip": "10.1.1.1"}])[0] == 400
+    assert cloud.refused(nets=[{"network": ident, "v4-fixed-ip": "fd00::1"}])[0] == 400
+    assert cloud.refused(nets=[{"network": ident}, {"network": ident}])[0] == 400
+    assert cloud.refused(security_groups=["no-such"])[0] == 400
+    empty = cloud.neutron.create(cloud.token(), "network", name="empty")
+    assert cloud.refused(nets=[{"network": "empty"}])[0] == 400
+    cloud.neutron.create(cloud.token(), "network", name="empty")
+    assert cloud.refused(nets=[{"network": "empty"}])[0] == 409
+    outer, _ = cloud.neutron.network(cloud.token("admin"), "outer", "10.90.0.0/24")
+    external = {"network": {"router:external": True}}
+    cloud.neutron.call("PUT", f"/networks/{outer['id']}", cloud.token("admin"), json=external)
+    status, sentence = cloud.refused(nets=[{"network": outer["id"]}])
+    assert (status, "network:attach_external_network" in sentence) == (403, True)
+    # Two projects with the same addresses on one host: the second one is told, and nothing is left of it.
+    cloud.start(nets=[{"network": ident}])
+    theirs, _ = cloud.network("10.89.0.0/24", "beta-member")
+    failed = cloud.start("beta-member", nets=[{"network": theirs["id"]}], status="Error")
+    assert "10.89.0.0/24 overlaps" in failed["status_reason"]
+    assert cloud.neutron.find(cloud.token(), "subnet", id=subnet["id"])
+    assert empty
+
+
+def test_networks_are_attached_listed_and_detached(cloud: Cloud) -> None:
+    """By the real command; a container on two networks has Neutron's addresses on both."""
+    first, _ = cloud.network("10.91.0.0/24")
+    second, _ = cloud.network("10.92.0.0/24", gateway_ip=None)
+    box = cloud.start(nets=[{"network": first["id"], "v4-fixed-ip": "10.91.0.50"}], security_groups=[cloud.group(HTTP)])
+    assert _only(box)[1]["addr"] == "10.91.0.50"
+    again = cloud.act("POST", box["uuid"], "network_attach", network=first["name"])
+    assert (again.status_code, "already attached" in again.text) == (400, True)
+    words = ("--network", second["name"], "--fixed-ip", "10.92.0.60", box["uuid"])
+    cloud.gateway.openstack("network attach", *words)
+    cloud.gateway.become(box["uuid"], "Running", also=lambda box: second["id"] in box["addresses"])
+    listed = cloud.gateway.openstack("network list", box["uuid"])
+    assert all(text in listed for text in (first["id"], "10.91.0.50", second["id"], "10.92.0.60"))
+    for port in cloud.ports(box["uuid"]):
+        _, said = cloud.inside(box["uuid"], "ip address show")
+        assert port["mac_address"] in said
+        assert port["fixed_ips"][0]["ip_address"] in said
+    peer = cloud.start(nets=[{"network": second["id"]}])
+    cloud.gateway.until(lambda: cloud.reaches(peer["uuid"], "10.92.0.60"))
+    cloud.gateway.openstack("network detach", "--network", first["name"], box["uuid"])
+    left = cloud.gateway.become(box["uuid"], "Running", also=lambda box: first["id"] not in box["addresses"])
+    assert _only(left)[0] == second["id"]
+    assert [port["network_id"] for port in cloud.ports(box["uuid"])] == [second["id"]]
+    gone = cloud.act("POST", box["uuid"], "network_detach", network=first["id"])
+    assert (gone.status_code, "not attached" in gone.text) == (400, True)
+    cloud.act("POST", box["uuid"], "reboot", timeout="1")
+    cloud.gateway.become(box["uuid"], "Running")
+    cloud.gateway.until(lambda: cloud.reaches(peer["uuid"], "10.92.0.60"))
+
+
+def test_exposed_ports_open_a_group_of_their_own(cloud: Cloud) -> None:
+    net, _ = cloud.network("10.93.0.0/24")
+    nets = [{"network": net["id"]}]
+    box = cloud.start(nets=nets, exposed_ports={"80/tcp": {}})
+    (group,) = box["security_groups"]
+    (shown,) = cloud.neutron.find(cloud.token(), "security-group", id=group)
+    assert shown["name"] == f"zun-{box['uuid']}"
+    peer = cloud.start(nets=nets)
+    assert cloud.reaches(peer["uuid"], _only(box)[1]["addr"])
+    assert not cloud.pings(peer["uuid"], _only(box)[1]["addr"])
+    cloud.gateway.clear()
+    assert cloud.neutron.find(cloud.token(), "security-group", id=group) == []
+
+
+def test_both_versions_of_ip(cloud: Cloud) -> None:
+    net, _ = cloud.network("10.94.0.0/24")
+    cloud.neutron.create(cloud.token(), "subnet", network_id=net["id"], cidr="fd00:94::/64", ip_version=6)
+    nets = [{"network": net["id"]}]
+    group = cloud.group({**HTTP, "ethertype": "IPv6"})
+    server, client = (cloud.start(nets=nets, security_groups=[group]) for _ in range(2))
+    (addresses,) = server["addresses"].values()
+    assert {address["version"] for address in addresses} == {4, 6}
+    assert len({address["port"] for address in addresses}) == 1
+    four, six = (next(a["addr"] for a in addresses if a["version"] == version) for version in (4, 6))
+    assert cloud.reaches(client["uuid"], six)
+    assert not cloud.reaches(client["uuid"], four)
 
 
 def test_a_capsules_sandbox_has_the_port(cloud: Cloud) -> None:
