@@ -6,6 +6,7 @@ Everything here takes and returns plain values, so that what a container is allo
 import hashlib
 import json
 import re
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -391,23 +392,27 @@ def event(document: Document) -> EngineEvent | None:
     return None if uuid is None else EngineEvent(uuid, action)
 
 
+_LENGTH = struct.Struct(">I").unpack_from
+
+
 class Frames:
     """Takes Docker's framing off a stream: 8 bytes of head, the last four of them the length of what follows."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._rest = b""
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The contents that `chunk` completes."""
-        self._buffer += chunk
-        contents, at = [], 0
-        while len(self._buffer) >= at + 8:
-            end = at + 8 + int.from_bytes(self._buffer[at + 4 : at + 8])
-            if len(self._buffer) < end:
+        # A log has a frame for each line: this loop is what reading one costs.
+        data = self._rest + chunk if self._rest else chunk
+        contents, at, size = [], 0, len(data)
+        while at + 8 <= size:
+            end = at + 8 + _LENGTH(data, at + 4)[0]
+            if end > size:
                 break
-            contents.append(bytes(self._buffer[at + 8 : end]))
+            contents.append(data[at + 8 : end])
             at = end
-        del self._buffer[:at]
+        self._rest = data[at:]
         return contents
 
 
