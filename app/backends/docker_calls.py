@@ -75,12 +75,15 @@ class Session:
             await self._connector.close()
 
 
-def _connect(url: str) -> tuple[Docker, aiohttp.UnixConnector | None]:
+def _connect(url: str) -> tuple[Docker, aiohttp.BaseConnector | None]:
+    # Without a limit on connections, because each stream holds one.
     try:
         if url.startswith("unix://"):
-            # Without a limit on connections, because each follower of a log holds one.
-            connector = aiohttp.UnixConnector(url.removeprefix("unix://"), limit=0)
-            return Docker("unix://localhost", connector=connector), connector
+            local = aiohttp.UnixConnector(url.removeprefix("unix://"), limit=0)
+            return Docker("unix://localhost", connector=local), local
+        if url.startswith("tcp://") and os.environ.get("DOCKER_TLS_VERIFY", "0") != "1":
+            remote = aiohttp.TCPConnector(limit=0)
+            return Docker(url, connector=remote), remote
         return Docker(url), None
     except (ValueError, ImportError) as error:
         raise Unavailable(f"{url}: {error}") from error
