@@ -73,6 +73,12 @@ def gateway(
     with serve(stack, folder, keystone, docker_url, CAISSON_PULL_POLICY="always") as served:
         yield served
         served.clear()
+        admin = served.keystone.token("alpha-admin")
+        for image in served.call("GET", "/v1/images", admin).json()["images"]:
+            if "/" not in image["repo"]:  # a commit: what was pulled is the registry's, and others use it
+                served.call("DELETE", f"/v1/images/{image['uuid']}", admin).raise_for_status()
+                gone = f"/v1/images/{image['uuid']}"
+                served.until(lambda path=gone: served.call("GET", path, admin).status_code == 404)  # type: ignore[misc]
 
 
 @pytest.fixture(scope="module")

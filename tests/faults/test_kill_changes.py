@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import Place
-from tests.faults.gateway import Gateway
+from tests.faults.gateway import Gateway, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -67,7 +67,11 @@ async def test_killed_while_it_rebuilds_and_commits(lasting_place: Place, gatewa
     assert await truth.rows("SELECT uuid FROM image") == []
     assert await truth.rows("SELECT id FROM injected_file") == []
     assert (await gateway.request("DELETE", "/v1/volumes/data")).status_code == 204
-    await truth.settled()
+
+    async def gone() -> bool:
+        return (await truth.docker.get(f"/volumes/caisson-{volume.json()['uuid']}")).status_code == 404
+
+    await until(gone, "the volume to leave the engine")
 
 
 async def _made(place: Place, gateway: Gateway, name: str) -> str:
