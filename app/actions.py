@@ -241,6 +241,17 @@ async def hurry(database: Database, backend: str) -> None:
         )
 
 
+async def hurry_one(database: Database, resource_id: str) -> None:
+    """What waits for its time on one resource need not wait on."""
+    async with database.transaction(EVERYTHING) as session:
+        await session.exec(
+            update(Action)
+            .where(col(Action.resource_id) == resource_id, col(Action.state) == ActionState.QUEUED)
+            .values(run_after=db_now())
+            .execution_options(synchronize_session=False)
+        )
+
+
 async def claim(
     database: Database, backends: Sequence[str], slots: int, lease_seconds: float
 ) -> list[tuple[Action, Any]]:

@@ -17,7 +17,7 @@ from sqlalchemy import delete
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import actions, capsules, changes, containers, tickets, volumes
+from app import actions, capsules, changes, containers, firewall, tickets, volumes
 from app.actions import SYSTEM, Again, Job, Outcome, step
 from app.backends.engine import ContainerEngine, Seen, State, Watches
 from app.db import EVERYTHING, Database
@@ -119,6 +119,9 @@ async def refresh(engine: ContainerEngine, database: Database, settings: Setting
         return await refresh_capsule(engine, database, settings, str(uuid))
     seen = await engine.find(uuid)
     if seen is None or not _same(row, seen):
+        if row.nets and seen is not None and containers.epoch(seen.started_at) != row.started_at:
+            # The engine started it by itself: its interface is another one, on which nothing passes yet.
+            await actions.hurry_one(database, firewall.guard_id(engine.name))
         async with database.transaction(EVERYTHING) as session:
             looked = await _store(session, settings, row, seen)
         if looked is not Looked.SETTLED:

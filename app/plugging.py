@@ -59,10 +59,12 @@ async def guard(job: Job, box: Container) -> None:
 
 
 async def unplug(job: Job, box: Container) -> None:
-    """Give back what `plug` took."""
-    if not box.nets:
+    """Give back what `plug` took, and what an attachment took that nobody got to store."""
+    if box.nets is None:
         return
-    neutron = await network_service(job)
+    neutron = await network_service(job) if box.nets else await connect(job.catalogue)
+    if neutron is None:
+        return
     await attachments.unplug(neutron, job.engine, box.uuid, box.nets)
     if box.exposed_ports:
         await attachments.unexpose(neutron, box.uuid, box.project_id)
