@@ -13,10 +13,11 @@ from pathlib import Path
 
 from scripts.newcomer.engine import daemon_command
 from tests.e2e.served import Gateway, serve
-from tests.stack import docker, glance, images, keystone, registry, venvs
+from tests.stack import docker, glance, images, keystone, neutron, registry, venvs
 from tests.stack.docker import answers
 from tests.stack.glance import Glance
 from tests.stack.keystone import ADMIN_PASSWORD, Keystone
+from tests.stack.neutron import Neutron
 from tests.stack.registry import Registry
 from tests.stack.session import Service, Stack, free_port
 
@@ -128,8 +129,9 @@ def run(stack: Stack, version: str, wanted: str = "") -> list[Result]:
     identity = Keystone(stack.shared("keystone-of-tempest", lambda: _start_keystone(stack)))
     store = Glance(stack.shared("glance-of-tempest", lambda: glance.start(stack, identity, "glance-of-tempest")))
     folder = stack.folder(f"tempest-{version}")
+    nets = Neutron(stack.shared("neutron-of-tempest", lambda: neutron.start(stack, identity, "neutron-of-tempest")))
     (folder / "gateway").mkdir()
-    services = {"image": store.url}
+    services = {"image": store.url, "network": nets.url}
     with serve(stack, folder / "gateway", identity, engine_url, services, CAISSON_PULL_POLICY="always") as gateway:
         try:
             return _tempest(programs, folder, gateway, version, image, clients_engine, wanted)
@@ -158,14 +160,12 @@ def _tempest(
             version=version,
             image=image,
             docker=gateway.engine_url,
-            neutron="false",
+            neutron="true",
             public_network="",
         )
     )
-    # By test, not by class: one class holds nearly all of them.
-    grouping = workspace / ".stestr.conf"
-    grouping.write_text(re.sub(r"(?m)^group_regex=.*\n", "", grouping.read_text()))
-    command = [str(programs / "tempest"), "run", "--concurrency", "2", "--regex", f"zun_tempest_plugin.*({wanted})"]
+    # One after the other: tempest gives each worker's network the same addresses, which one host cannot have twice.
+    command = [str(programs / "tempest"), "run", "--concurrency", "1", "--regex", f"zun_tempest_plugin.*({wanted})"]
     with (folder / "tempest.out").open("w") as out:
         subprocess.run(command, cwd=workspace, env=environment, stdout=out, stderr=subprocess.STDOUT, check=False)
     text = (folder / "tempest.out").read_text()
