@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -242,6 +243,8 @@ def test_the_default_network_is_the_oldest_own_one(cloud: Cloud) -> None:
     cloud.neutron.call("PUT", f"/networks/{shared['id']}", cloud.token("alpha-admin"), json=share)
     assert _only(cloud.start("beta-member"))[0] == shared["id"]
     own, _ = cloud.network("10.87.0.0/24", "beta-member")
+    # Neutron tells times by the second.
+    cloud.gateway.until(lambda: datetime.now(UTC) - datetime.fromisoformat(own["created_at"]) >= timedelta(seconds=1))
     cloud.network("10.88.0.0/24", "beta-member")
     assert _only(cloud.start("beta-member"))[0] == own["id"]
 
