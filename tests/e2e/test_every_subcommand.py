@@ -180,6 +180,7 @@ def _(place: Place) -> None:
         shown.type("echo $((20 + 22))\r")
         shown.until("42\r\n")
         shown.type("exit\r")
+        assert shown.ended() == 0
     place.gateway.become(name, "Stopped")
 
 
