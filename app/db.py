@@ -24,7 +24,7 @@ from weakref import WeakSet
 
 import aiosqlite
 import structlog
-from sqlalchemy import bindparam, event, func, inspect
+from sqlalchemy import and_, bindparam, event, func, inspect, not_, or_
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -40,7 +40,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 import app.models
 from app.answers import Answer, Answers
 from app.errors import Busy
-from app.models import Owned, Resource
+from app.models import ClusterTemplate, Owned, Resource
 
 log = structlog.get_logger("caisson.db")
 
@@ -326,15 +326,27 @@ def _confine(state: ORMExecuteState) -> None:
         raise RuntimeError("only ORM statements can be confined to a project")
     if state.is_insert:
         raise RuntimeError("bulk inserts cannot be confined to a project: add objects instead")
-    state.statement = state.statement.options(*_criteria(scope.project_id))
+    state.statement = state.statement.options(*_criteria(scope.project_id, state.is_select))
 
 
 @lru_cache(4096)
-def _criteria(project_id: str) -> list[LoaderCriteriaOption]:
+def _criteria(project_id: str, reads: bool) -> list[LoaderCriteriaOption]:
     # A function, not an expression: in a join with an alias an expression would stay on the table without the alias.
-    return [
+    own = [
         with_loader_criteria(cls, lambda entity: entity.project_id == project_id, include_aliases=True)
         for cls in _OWNED
+        if not reads or cls is not ClusterTemplate
+    ]
+    if not reads:
+        return own
+    # The one exception: projects read each other's public cluster templates, unless these are hidden.
+    return [
+        *own,
+        with_loader_criteria(
+            ClusterTemplate,
+            lambda entity: or_(entity.project_id == project_id, and_(entity.public, not_(entity.hidden))),
+            include_aliases=True,
+        ),
     ]
 
 

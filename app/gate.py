@@ -123,6 +123,8 @@ class Intake:
             if read is None:
                 return  # the client went away
             body = read
+        if scope["path"].startswith(MAGNUM.collection):
+            scope["headers"] = [_plain_type(*header) for header in scope["headers"]]
         stored = b"" if archive else body
         if scope["path"].startswith(("/v1", MAGNUM.root)) and (where := _unstorable(scope, stored)) is not None:
             title = f"Invalid input for field '{where}'. Text must be Unicode in UTF-8, without the character NUL."
@@ -151,6 +153,14 @@ class Intake:
             if len(body) > limit:
                 raise TooLarge(f"The request body is larger than the limit of {limit} bytes.")
         return bytes(body)
+
+
+def _plain_type(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """Magnum's other names for JSON (magnum-api, section 3.3) become its own, which is what FastAPI knows."""
+    scripts = (b"text/javascript", b"application/javascript")
+    if name == b"content-type" and value.partition(b";")[0].strip().lower() in scripts:
+        return name, b"application/json"
+    return name, value
 
 
 def _unstorable(scope: Scope, body: bytes) -> str | None:

@@ -326,6 +326,44 @@ class Registry(Resource, table=True):
     password: str | None = None
 
 
+class ClusterTemplate(Resource, table=True):
+    """What clusters are made from (magnum-api, section 5.2). Projects read each other's public ones: `app.db`."""
+
+    __tablename__ = "cluster_template"
+
+    id: int = big_id()
+    name: str = Field(index=True)
+    coe: str
+    driver: str
+    image_id: str
+    flavor_id: str | None = None
+    master_flavor_id: str | None = None
+    keypair_id: str | None = None
+    external_network_id: str | None = None
+    fixed_network: str | None = None
+    fixed_subnet: str | None = None
+    dns_nameserver: str | None = None
+    network_driver: str | None = None
+    volume_driver: str | None = None
+    apiserver_port: int | None = None
+    docker_volume_size: int | None = None
+    docker_storage_driver: str | None = None
+    cluster_distro: str
+    http_proxy: str | None = None
+    https_proxy: str | None = None
+    no_proxy: str | None = None
+    insecure_registry: str | None = None
+    labels: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
+    tags: str | None = None
+    server_type: str = "vm"
+    registry_enabled: bool = False
+    tls_disabled: bool = False
+    public: bool = False
+    hidden: bool = False
+    master_lb_enabled: bool = False
+    floating_ip_enabled: bool = True
+
+
 class IdentityUser(SQLModel, table=True):
     """A user of the embedded identity."""
 

@@ -1,4 +1,4 @@
-"""Generated container names: a Greek letter, a number, ``container`` (zun-api, section 4.6)."""
+"""Generated names: a Greek letter, a number, what it is (zun-api, section 4.6; magnum-api, section 4.3)."""
 
 import secrets
 
@@ -30,6 +30,6 @@ GREEK = [
 ]
 
 
-def generate() -> str:
+def generate(kind: str = "container") -> str:
     """A name such as ``zeta-22-container``."""
-    return f"{secrets.choice(GREEK)}-{secrets.randbelow(24) + 1}-container"
+    return f"{secrets.choice(GREEK)}-{secrets.randbelow(24) + 1}-{kind}"

@@ -65,10 +65,21 @@ _ADMINS = (
     "quota:delete", "quota_class:get", "quota_class:update", "registry:get_all_all_projects",
 )  # fmt: skip
 
+_TEMPLATES = {  # magnum-api, section 8.4
+    **dict.fromkeys(("clustertemplate:get", "clustertemplate:get_all", "clustertemplate:detail"), READER),
+    **dict.fromkeys(("clustertemplate:create", "clustertemplate:update", "clustertemplate:delete"), MEMBER),
+    **dict.fromkeys(
+        [f"clustertemplate:{verb}_all_projects" for verb in ("get_one", "get_all", "detail", "update", "delete")]
+        + ["clustertemplate:publish"],
+        ADMIN,
+    ),
+}
+
 RULES: Mapping[str, Who] = {  # zun-api, section 3.0; owner rules need no test here: a session only sees its project
     **dict.fromkeys(_READERS, READER),
     **dict.fromkeys(_MEMBERS, MEMBER),
     **dict.fromkeys(_ADMINS, ADMIN),
+    **_TEMPLATES,
     "container:create:privileged": NOBODY,
 }
 

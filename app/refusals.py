@@ -84,7 +84,8 @@ def sentence(errors: list[dict[str, Any]]) -> str:
 def magnum_sentence(errors: list[dict[str, Any]]) -> str:
     """The first of pydantic's findings, in Magnum's words (magnum-api, section 2.3)."""
     found = errors[0]
-    where = [str(part) for part in found["loc"] if part not in ("body", "query", "path")]
+    where = [str(part) for part in found["loc"]]
+    where = where[1:] if where[:1] == ["body"] else where
     field = where[-1] if where else "body"
     match found["type"]:
         case "missing" if not where:

@@ -81,6 +81,27 @@ class BackendSettings(Section):
     concurrency: int | None = Field(None, ge=1, description="Engine calls that change something; 2 per core if absent.")
 
 
+class NodeImage(Section):
+    """An image that nodes of clusters may be made from."""
+
+    os_distro: str = Field(min_length=1, max_length=255, description="Its operating system, which templates show.")
+
+
+class Flavor(Section):
+    """A size of nodes."""
+
+    cpus: float = Field(gt=0)
+    memory: int = Field(ge=64, description="MiB.")
+
+
+class ClusterSettings(Section):
+    """What cluster templates may name: nothing that stands in no list is accepted."""
+
+    images: dict[str, NodeImage] = Field(default_factory=dict, description="Images of nodes, by name.")
+    flavors: dict[str, Flavor] = Field(default_factory=dict, description="Sizes of nodes, by name.")
+    networks: list[str] = Field(["public"], description="Networks that a template may name.")
+
+
 class Settings(BaseSettings):
     """Caisson's configuration. Defaults suit one developer on one machine."""
 
@@ -101,6 +122,8 @@ class Settings(BaseSettings):
         None, description="Base URL for the embedded catalogue; from host and port if absent."
     )
     backends: dict[str, BackendSettings] = Field(default_factory=lambda: {"local": BackendSettings()})
+
+    clusters: ClusterSettings = ClusterSettings()
 
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="A larger request body is refused with 413.")
     max_archive_bytes: int = Field(

@@ -94,6 +94,52 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_capsule_uuid"), ["uuid"], unique=True)
 
     op.create_table(
+        "cluster_template",
+        sa.Column("project_id", sa.String(), nullable=False),
+        sa.Column("uuid", sa.String(), nullable=False),
+        sa.Column("user_id", sa.String(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("updated_at", sa.Float(), nullable=True),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("coe", sa.String(), nullable=False),
+        sa.Column("driver", sa.String(), nullable=False),
+        sa.Column("image_id", sa.String(), nullable=False),
+        sa.Column("flavor_id", sa.String(), nullable=True),
+        sa.Column("master_flavor_id", sa.String(), nullable=True),
+        sa.Column("keypair_id", sa.String(), nullable=True),
+        sa.Column("external_network_id", sa.String(), nullable=True),
+        sa.Column("fixed_network", sa.String(), nullable=True),
+        sa.Column("fixed_subnet", sa.String(), nullable=True),
+        sa.Column("dns_nameserver", sa.String(), nullable=True),
+        sa.Column("network_driver", sa.String(), nullable=True),
+        sa.Column("volume_driver", sa.String(), nullable=True),
+        sa.Column("apiserver_port", sa.Integer(), nullable=True),
+        sa.Column("docker_volume_size", sa.Integer(), nullable=True),
+        sa.Column("docker_storage_driver", sa.String(), nullable=True),
+        sa.Column("cluster_distro", sa.String(), nullable=False),
+        sa.Column("http_proxy", sa.String(), nullable=True),
+        sa.Column("https_proxy", sa.String(), nullable=True),
+        sa.Column("no_proxy", sa.String(), nullable=True),
+        sa.Column("insecure_registry", sa.String(), nullable=True),
+        sa.Column("labels", sa.JSON(), nullable=False),
+        sa.Column("tags", sa.String(), nullable=True),
+        sa.Column("server_type", sa.String(), nullable=False),
+        sa.Column("registry_enabled", sa.Boolean(), nullable=False),
+        sa.Column("tls_disabled", sa.Boolean(), nullable=False),
+        sa.Column("public", sa.Boolean(), nullable=False),
+        sa.Column("hidden", sa.Boolean(), nullable=False),
+        sa.Column("master_lb_enabled", sa.Boolean(), nullable=False),
+        sa.Column("floating_ip_enabled", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    with op.batch_alter_table("cluster_template", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_cluster_template_name"), ["name"], unique=False)
+        batch_op.create_index(batch_op.f("ix_cluster_template_project_id"), ["project_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_cluster_template_uuid"), ["uuid"], unique=True)
+
+    op.create_table(
         "container",
         sa.Column("project_id", sa.String(), nullable=False),
         sa.Column("uuid", sa.String(), nullable=False),
@@ -429,6 +475,12 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_container_capsule_id"))
 
     op.drop_table("container")
+    with op.batch_alter_table("cluster_template", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_cluster_template_uuid"))
+        batch_op.drop_index(batch_op.f("ix_cluster_template_project_id"))
+        batch_op.drop_index(batch_op.f("ix_cluster_template_name"))
+
+    op.drop_table("cluster_template")
     with op.batch_alter_table("capsule", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_capsule_uuid"))
         batch_op.drop_index(batch_op.f("ix_capsule_project_id"))

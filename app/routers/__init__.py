@@ -15,6 +15,7 @@ from app.routers import (
     networks,
     quotas,
     root,
+    templates,
     volumes,
 )
 
@@ -44,4 +45,4 @@ def container_api() -> list[APIRouter]:
 
 def container_infra_api() -> list[APIRouter]:
     """Magnum's API."""
-    return [root.magnum]
+    return [root.magnum, templates.router]

@@ -23,7 +23,7 @@ from app.gateway import Gateway
 from app.identity import ROLE_IDS
 from app.main import create_app
 from app.models import Action, Capsule, Container, Image, InjectedFile, Registry, Volume
-from app.settings import IdentitySettings, Settings
+from app.settings import ClusterSettings, Flavor, IdentitySettings, NodeImage, Settings
 from tests.fake import FakeEngine
 
 ADMIN_PASSWORD = "pw-of-admin"
@@ -31,6 +31,12 @@ PATIENCE = 15.0  # seconds until a wait fails; nothing is asserted about how lon
 BUSY = "busybox"  # an image that the engine holds, whose command is a shell
 PEOPLE = {"member": ("alpha", "member"), "reader": ("alpha", "reader"), "foreign": ("beta", "member")}
 """Who: their project and role. Beside them there is ``admin``, of a third project."""
+CLUSTERS: dict[str, Any] = {
+    "clusters": ClusterSettings(
+        images={name: NodeImage(os_distro="ubuntu") for name in (BUSY, "swarm-node", "other-node")},
+        flavors={name: Flavor(cpus=1, memory=512) for name in ("m1.small", "small")},
+    )
+}
 Row = TypeVar("Row", Action, Capsule, Container, Image, InjectedFile, Registry, Volume)
 
 
@@ -251,7 +257,7 @@ async def running(url: str, folder: Any, people: Sequence[str] = tuple(PEOPLE), 
         database_url=url,
         secret_key=SecretStr("key"),
         identity=IdentitySettings(admin_password=SecretStr(ADMIN_PASSWORD)),
-        **({"poll_seconds": 0.2, "observe_seconds": 3600} | more),
+        **({"poll_seconds": 0.2, "observe_seconds": 3600} | CLUSTERS | more),
     )
     engine = StrictEngine("local")
     engine.add_image(BUSY)

@@ -22,6 +22,8 @@ PUBLIC = {
 }
 MOUNTED = {"/identity", "/docs"}  # checks tokens by itself; files that anybody may have
 
+TEMPLATES = "/container-infra/v1/clustertemplates"
+
 # A good request for every route: what is in braces is replaced by something of project alpha's.
 SAMPLES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/v1/containers"): ("/v1/containers", None),
@@ -101,6 +103,14 @@ SAMPLES: dict[tuple[str, str], tuple[str, Any]] = {
     ("DELETE", "/v1/quotas/{project}"): ("/v1/quotas/{project}", None),
     ("GET", "/v1/quota_classes/{name}"): ("/v1/quota_classes/intruder", None),
     ("PUT", "/v1/quota_classes/{name}"): ("/v1/quota_classes/intruder", {"containers": 1}),
+    ("GET", TEMPLATES): (TEMPLATES, None),
+    ("GET", f"{TEMPLATES}/detail"): (f"{TEMPLATES}/detail", None),
+    ("POST", TEMPLATES): (TEMPLATES, {"image_id": BUSY, "coe": "swarm", "name": "intruder"}),
+    ("GET", f"{TEMPLATES}/{{ident}}"): (f"{TEMPLATES}/{{template}}", None),
+    ("PATCH", f"{TEMPLATES}/{{ident}}"): (
+        f"{TEMPLATES}/{{template}}", [{"op": "replace", "path": "/name", "value": "intruder"}],
+    ),
+    ("DELETE", f"{TEMPLATES}/{{ident}}"): (f"{TEMPLATES}/{{template}}", None),
 }  # fmt: skip
 OLD = {
     ("POST", f"/v1/containers/{{ident}}/{verb}"): "container 1.13"
@@ -144,7 +154,8 @@ class Alpha:
 
     async def ask(self, route: tuple[str, str], who: str | None) -> tuple[int, str]:
         path, body = SAMPLES[route]
-        version = OLD.get(route, "container 1.40")
+        newest = "container-infra latest" if path.startswith(TEMPLATES) else "container latest"
+        version = OLD.get(route, newest)
         answer = await self.caisson.call(route[0], path.format(**self.things), body, who=who, version=version)
         return answer.status_code, answer.text
 
@@ -156,9 +167,11 @@ class Alpha:
         capsule = await self.caisson.ok("GET", f"/v1/capsules/{self.things['capsule']}", who="admin")
         del capsule["containers"][0]["status_detail"]
         await self.caisson.ok("GET", f"/v1/volumes/{self.things['volume']}", who="admin")
+        at = f"{TEMPLATES}/{self.things['template']}"
+        template = await self.caisson.ok("GET", at, who="admin", version=None)
         held = self.things["box"], self.things["capsule"]
         actions = [(action.verb, action.state) for uuid in held for action in await self.caisson.actions(uuid)]
-        return {k: v for k, v in box.items() if k != "status_detail"}, registry, image, capsule, actions
+        return {k: v for k, v in box.items() if k != "status_detail"}, registry, image, capsule, template, actions
 
 
 async def alpha_of(caisson: Caisson) -> Alpha:
@@ -176,6 +189,8 @@ async def alpha_of(caisson: Caisson) -> Alpha:
     things = {"box": box["uuid"], "request": request, "registry": registry["registry"]["uuid"], "image": image}
     things["volume"] = (await caisson.ok("POST", "/v1/volumes", {"name": "alphas"}))["uuid"]
     things["capsule"] = (await made(caisson))["uuid"]
+    template = {"image_id": BUSY, "coe": "swarm", "name": "alphas"}
+    things["template"] = (await caisson.ok("POST", TEMPLATES, template, version=None))["uuid"]
     things["project"] = await caisson.project("alpha")
     return Alpha(caisson, things)
 

@@ -1,7 +1,8 @@
-"""What the real Zun 18 answered, asked again of Caisson.
+"""What the real Zun 18 and the real Magnum 23 answered, asked again of Caisson.
 
-``zun/requests.jsonl`` and ``zun/life.jsonl`` hold recorded calls of a real Zun, one a line, in the order asked. Ids,
-times, hosts and the words of errors are our own; status, contract headers, error codes and the shape of bodies are not.
+``zun/requests.jsonl``, ``zun/life.jsonl`` and ``magnum/templates.jsonl`` hold recorded calls, one a line, in the order
+asked. Ids, times, hosts and the words of errors are our own; status, contract headers, error codes and the shape of
+bodies are not.
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any
 
 import httpx
 
-FOLDER = Path(__file__).parent / "zun"
+FOLDER = Path(__file__).parent
 RECORDED_IMAGE = "127.0.0.1:15000/tp:1"
 RECORDED_UUID = "71abaaf5-b99e-48b6-9474-dcf7e3b5106a"
 HEADERS = ("openstack-api-version", "openstack-api-minimum-version", "openstack-api-maximum-version")
@@ -54,9 +55,9 @@ class Call:
         return str(text).replace(RECORDED_IMAGE, image).encode()
 
 
-def recorded(part: str) -> Iterator[Call]:
+def recorded(part: str, api: str = "zun") -> Iterator[Call]:
     """The calls of one file."""
-    for line in (FOLDER / f"{part}.jsonl").read_text().splitlines():
+    for line in (FOLDER / api / f"{part}.jsonl").read_text().splitlines():
         fields = json.loads(line)
         yield Call(**{name: fields.get(name) for name in Call.__dataclass_fields__})
 

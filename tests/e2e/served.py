@@ -157,7 +157,8 @@ def serve(
     """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    region = keystone.region(f"{url}/container/v1", **(services or {}))
+    beside = {"container-infra": f"{url}/container-infra/v1"} | dict(services or {})
+    region = keystone.region(f"{url}/container/v1", **beside)
     service = stack.spawn(
         f"gateway-{secrets.token_hex(4)}",
         [sys.executable, "-m", "app", "serve", "--port", str(port), "--data-dir", str(folder)],

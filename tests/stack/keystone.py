@@ -35,7 +35,7 @@ ADMIN_PASSWORD = "adminpw"
 ROLES = ("admin", "manager", "member", "reader")
 PROJECTS = ("alpha", "beta")
 SERVICE_USERS = ("caisson", "glance", "neutron")
-SERVICES = {"container": "zun", "image": "glance", "network": "neutron"}
+SERVICES = {"container": "zun", "container-infra": "magnum", "image": "glance", "network": "neutron"}
 """The types of service that the catalogue may list, and their names."""
 LOCK = Path(__file__).with_name("keystone.lock")
 # Stand-ins in the cached data for the addresses that are known at the start only.

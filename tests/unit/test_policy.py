@@ -51,8 +51,12 @@ UPSTREAM = """
     quota: get get_default update delete
     quota_class: get update
     registry: create get_one get_all update delete get_all_all_projects
+    clustertemplate: create update delete get get_all detail publish get_one_all_projects get_all_all_projects
+        detail_all_projects update_all_projects delete_all_projects
 """
 ADMIN_ONLY = (
+    "clustertemplate:publish", "clustertemplate:get_one_", "clustertemplate:get_all_", "clustertemplate:detail_",
+    "clustertemplate:update_", "clustertemplate:delete_",
     "container:create:", "container:delete_", "container:get_one:", "container:get_one_", "container:get_all_",
     "container:action:events", "capsule:delete_", "capsule:get:", "capsule:get_one_", "capsule:get_all_", "image:",
     "network:", "host:", "zun-service:", "quota:update", "quota:delete", "quota_class:", "registry:get_all_",

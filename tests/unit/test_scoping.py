@@ -13,7 +13,7 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.db import CLOCK, EVERYTHING, Database, Scope, ScopedSession, exists_anywhere, owned_tables, take_turn
-from app.models import Action, Container, Image, InjectedFile, Owned, Registry, Resource, Ticket
+from app.models import Action, ClusterTemplate, Container, Image, InjectedFile, Owned, Registry, Resource, Ticket
 
 ROOT = Path(__file__).resolve().parents[2]
 ALPHA, BETA = Scope("alpha"), Scope("beta")
@@ -377,3 +377,63 @@ def test_a_relationship_cannot_be_loaded_past_the_scope() -> None:
     """There are none; the day there is one, this test wants a question of its own above."""
     for table in owned_tables():
         assert list(table.__mapper__.relationships) == []  # type: ignore[attr-defined]  # mapped
+
+
+# The one exception: public cluster templates are read by all
+
+
+TEMPLATES = {"own": ("alpha", False, False), "private": ("beta", False, False), "public": ("beta", True, False)}
+TEMPLATES |= {"hidden": ("beta", True, True), "only-hidden": ("beta", False, True), "own-hidden": ("alpha", True, True)}
+
+
+def cluster_template(name: str, **columns: Any) -> ClusterTemplate:
+    fixed: dict[str, Any] = {"user_id": "u", "created_at": 1.0, "coe": "swarm", "driver": "swarm", "image_id": "i"}
+    return ClusterTemplate(name=name, cluster_distro="debian", **(fixed | columns))
+
+
+@pytest_asyncio.fixture
+async def templates(database: Database) -> Database:
+    async with database.transaction(EVERYTHING) as session:
+        for name, (project, public, hidden) in TEMPLATES.items():
+            session.add(cluster_template(name, project_id=project, public=public, hidden=hidden))
+    return database
+
+
+async def template_names(database: Database, scope: Scope) -> set[str]:
+    async with database.reading(scope) as session:
+        return set(await session.exec(select(ClusterTemplate.name)))
+
+
+async def test_public_templates_are_read_by_all(templates: Database) -> None:
+    assert await template_names(templates, ALPHA) == {"own", "own-hidden", "public"}
+    assert await template_names(templates, BETA) == {"private", "public", "hidden", "only-hidden"}
+    assert await template_names(templates, Scope("gamma")) == {"public"}
+    assert await template_names(templates, EVERYTHING) == set(TEMPLATES)
+    async with templates.reading(ALPHA) as session:
+        other = aliased(ClusterTemplate)
+        assert set(await session.exec(select(other.name))) == {"own", "own-hidden", "public"}
+        assert (await session.exec(select(func.count(col(ClusterTemplate.id))))).one() == 3
+
+
+async def change_public(templates: Database, changed: dict[str, str]) -> None:
+    """In alpha's scope, the template of beta's that both can read: with no change it is deleted."""
+    async with templates.transaction(ALPHA) as session:
+        row = (await session.exec(select(ClusterTemplate).where(ClusterTemplate.name == "public"))).one()
+        for name, value in changed.items():
+            setattr(row, name, value)
+        if not changed:
+            await session.delete(row)
+
+
+async def test_public_templates_of_others_are_not_written(templates: Database) -> None:
+    async with templates.transaction(ALPHA) as session:
+        await session.exec(update(ClusterTemplate).values(image_id="changed"))
+        await session.exec(delete(ClusterTemplate).where(col(ClusterTemplate.name) == "public"))
+    async with templates.reading(EVERYTHING) as session:
+        rows = (await session.exec(select(ClusterTemplate))).all()
+    assert {row.name for row in rows} == set(TEMPLATES)
+    assert {row.name for row in rows if row.image_id == "changed"} == {"own", "own-hidden"}
+    for changed in ({}, {"name": "taken over"}):
+        with pytest.raises(RuntimeError, match="a row of project beta in the scope of alpha"):
+            await change_public(templates, changed)
+    assert await template_names(templates, EVERYTHING) == set(TEMPLATES)
