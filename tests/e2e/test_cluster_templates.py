@@ -60,15 +60,14 @@ def test_the_openstack_command(gateway: Gateway) -> None:
     assert [row["name"] for row in template(gateway, "list")] == ["lab"]
     assert template(gateway, "list", "--limit", "1", "--sort-key", "name", user="beta-member") == []
     assert template(gateway, "show", "lab")["uuid"] == made["uuid"]
-    gateway.command("coe", "cluster", "template", "update", "lab", "replace", "dns_nameserver=1.1.1.1", "tags=a")
-    gateway.command("coe", "cluster", "template", "update", "lab", "add", "labels/zone=one")
-    gateway.command("coe", "cluster", "template", "update", "lab", "remove", "labels/tier")
+    changes = ("--dns-nameserver", "1.1.1.1", "--tag", "a", "--label", "zone=one", "--no-label", "tier")
+    assert template(gateway, "update", "lab", *changes)["tags"] == "a"
     shown = template(gateway, "show", made["uuid"])
     assert (shown["dns_nameserver"], shown["tags"]) == ("1.1.1.1", "a")
     assert shown["labels"] == {"swarm_strategy": "spread", "zone": "one"}
     with pytest.raises(CommandError, match=r"public or hidden.*HTTP 403"):
-        gateway.command("coe", "cluster", "template", "update", "lab", "replace", "public=True")
-    gateway.command("coe", "cluster", "template", "update", made["uuid"], "replace", "public=True", user="alpha-admin")
+        gateway.command("coe", "cluster", "template", "update", "lab", "--public")
+    gateway.command("coe", "cluster", "template", "update", made["uuid"], "--public", user="alpha-admin")
     assert template(gateway, "show", "lab", user="beta-member")["uuid"] == made["uuid"]
     with pytest.raises(CommandError, match="HTTP 403"):
         gateway.command("coe", "cluster", "template", "delete", "lab", user="beta-member")
