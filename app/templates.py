@@ -64,7 +64,6 @@ COLUMNS = {
     for name in ("id", "uuid", "created_at", "updated_at", "project_id", "user_id", *FIELDS)
     if name != "labels"
 }
-PUBLISH = "clustertemplate:publish"
 _WHOLE = re.compile(r"[0-9]{1,9}")
 
 

@@ -21,6 +21,7 @@ from app.versions import ApiModel
 
 router = APIRouter(prefix=f"{MAGNUM.collection}/clustertemplates", tags=["cluster templates"])
 
+PUBLISH = "clustertemplate:publish"
 _TRUE, _FALSE = ("true", "t", "yes", "y", "on", "1"), ("false", "f", "no", "n", "off", "0")
 _LISTING = frozenset({"limit", "marker", "sort_key", "sort_dir"})
 
@@ -186,7 +187,7 @@ async def create_template(
     values = templates.complete(body.model_dump(), known)
     tx.check()
     templates.check_names(values, known)
-    templates.check_publish(values, tx.policy.permits(templates.PUBLISH, tx.caller))
+    templates.check_publish(values, tx.policy.permits(PUBLISH, tx.caller))
     template = ClusterTemplate(
         project_id=tx.caller.project_id,
         user_id=tx.caller.user_id,
@@ -239,7 +240,7 @@ async def update_template(
         templates.check_names(values, known)
         changes = {name: value for name, value in values.items() if value != getattr(template, name)}
         if changes.keys() & {"public", "hidden"}:
-            permitted = tx.policy.permits(templates.PUBLISH, tx.caller)
+            permitted = tx.policy.permits(PUBLISH, tx.caller)
             templates.check_publish({"public": True}, permitted)  # whichever way it changes
         templates.check_use(template, changes, await templates.used(session, template))
         for name, value in changes.items():
