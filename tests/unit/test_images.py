@@ -38,6 +38,14 @@ def test_references(image: str, domain: str | None, path: str, tag: str | None, 
     assert parse(found.full).full == full
 
 
+@pytest.mark.parametrize("image", [DIGEST, DIGEST[:20], "sha256", "sha256:latest", f"sha256@{DIGEST}"])
+def test_an_id_is_no_name(image: str) -> None:
+    """Engines would take it for the id of any image that they hold, whosever it is."""
+    with pytest.raises(Invalid, match="not by its id"):
+        parse(image)
+    assert parse(f"localhost/{image}").domain == "localhost"
+
+
 @pytest.mark.parametrize(
     "image",
     [
