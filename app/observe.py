@@ -255,6 +255,11 @@ async def _missing(session: AsyncSession, settings: Settings, row: Container) ->
         deadline = now + settings.action_deadline
         actions.submit(session, SYSTEM, "container", row, "create", row.backend, now, args=args, deadline=deadline)
         return Looked.SUBMITTED
+    if (
+        row.status == Status.CREATING
+    ):  # and nobody works on it: its capsule's creation was given up before it was reached
+        row.status, row.status_reason = Status.ERROR, "not made: what should have made it was given up"
+        row.updated_at = await actions.clock(session)
     if row.engine_ref is not None and row.status != Status.ERROR:
         row.addresses, row.updated_at = {}, await actions.clock(session)
         row.status, row.status_reason = Status.ERROR, "No such container: it was removed from the engine by others"

@@ -52,6 +52,18 @@ async def test_a_container_that_an_action_works_on_is_left_alone(shop: Workshop)
     assert (await shop.box(uuid)).status == "Running"
 
 
+async def test_what_nobody_makes_any_more_does_not_stay_in_creation(shop: Workshop) -> None:
+    """As a member of a capsule whose creation passed its deadline."""
+    uuid = await shop.create(run=True)
+    await compare(shop.engine, shop.database, shop.settings)
+    assert (await shop.box(uuid)).status == "Creating"
+    await shop.set(await shop.last(uuid), state=ActionState.FAILED, finished_at=1.0)
+    await compare(shop.engine, shop.database, shop.settings)
+    box = await shop.box(uuid)
+    assert box.status == "Error"
+    assert "given up" in (box.status_reason or "")
+
+
 @pytest.mark.parametrize("verb", ["find", "find_all"])
 async def test_an_older_look_does_not_overwrite_a_newer_outcome(shop: Workshop, verb: str) -> None:
     shop.worker()
