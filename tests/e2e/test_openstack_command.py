@@ -94,7 +94,7 @@ def test_refusals_are_told_in_a_sentence(gateway: Gateway) -> None:
     for verb, words, sentence in (
         ("show", ("nobody",), "Container nobody could not be found. (HTTP 404)"),
         ("run", ("--memory", "2", BUSYBOX), "Invalid input for field 'memory'. Value: '2'."),
-        ("run", ("--mount", "size=1,destination=/data", BUSYBOX), "mounts: volumes and injected files are not"),
+        ("run", ("--mount", "size=1,destination=/data", BUSYBOX), "make a volume without a size"),
         ("run", ("--privileged", BUSYBOX), "Policy doesn't allow container:create:privileged"),
         ("logs", ("--since", "yesterday", "resting"), "since"),
         ("exec", ("resting", "true"), "Created state (HTTP 409)"),
