@@ -118,6 +118,12 @@ def rotate(old: Authority, now: datetime | None = None) -> Rotation:
     return Rotation(new, f"{new.certificate}\n{old.certificate}")
 
 
+_UNREADABLE = (
+    ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
+    x509.InvalidVersion,
+)  # fmt: skip
+
+
 def _read(request: str) -> x509.CertificateSigningRequest:
     if len(request) > LARGEST_REQUEST:
         raise Invalid(f"csr: a signing request may have {LARGEST_REQUEST} characters")
@@ -126,7 +132,7 @@ def _read(request: str) -> x509.CertificateSigningRequest:
         signed = asked.is_signature_valid
         extensions = list(asked.extensions)
         digest = asked.signature_hash_algorithm
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except _UNREADABLE:
         raise Invalid("csr: this is not a certificate signing request in PEM that can be read") from None
     if not signed:
         raise Invalid("csr: its signature was not made with its own key")

@@ -42,22 +42,29 @@ class DockerGroups:
         return seen.ref
 
     async def _sandbox_image(self) -> str:
-        """The sandbox's image, loaded unless the engine has it: by name and content, for anybody may give a name."""
+        """The sandbox's image, loaded unless the engine has it: by its id, for anybody may give its name away.
+
+        An engine that numbers images in its own way (Docker's containerd store) is asked by name.
+        """
         host = (await self.calls.call("GET", "version")).get("Arch", "")
         if host not in sandbox.ARCHITECTURES:
             raise Refused(f"groups: there is no sandbox program for the architecture {host!r}")
         name, ident, archive = sandbox.image(sandbox.ARCHITECTURES[host])
-        try:
-            if (await self.calls.call("GET", f"images/{name}/json"))["Id"] == ident:
-                return name
-        except Gone:
-            pass
+        if await self._holds(ident):
+            return ident
         query, headers = {"quiet": "true"}, {"Content-Type": "application/x-tar"}
         async with self.calls.reply("POST", "images/load", query, body=archive, headers=headers) as response:
             for line in shapes.Lines().feed(await response.read() + b"\n"):
                 if "error" in line:
                     raise EngineBug(f"the sandbox's image cannot be loaded: {json.dumps(line)[:200]}")
-        return name
+        return ident if await self._holds(ident) else name
+
+    async def _holds(self, ident: str) -> bool:
+        try:
+            await self.calls.call("GET", f"images/{ident}/json")
+        except Gone:
+            return False
+        return True
 
     async def _make(self, uuid: UUID, body: Mapping[str, Any]) -> Seen:
         raise NotImplementedError

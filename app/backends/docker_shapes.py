@@ -176,7 +176,7 @@ def sandbox_body(uuid: UUID, spec: GroupSpec, image: str, publish_address: str) 
         "IpcMode": "shareable",
         "CapAdd": [],
         "ReadonlyRootfs": True,
-        "PidsLimit": 4,
+        "PidsLimit": 32,  # one would do, but the engine's own starter needs its threads in there first
         # With the engine's host it comes back; what it held is made anew then.
         "RestartPolicy": {"Name": "unless-stopped", "MaximumRetryCount": 0},
     }
@@ -189,6 +189,7 @@ def _mount(mount: VolumeMount, project_id: str) -> dict[str, Any]:
         "Type": "volume",
         "Source": volume_name(mount.volume),
         "Target": mount.path,
+        "ReadOnly": mount.read_only,
         "VolumeOptions": {"Labels": volume_labels(mount.volume, project_id)},
     }
 

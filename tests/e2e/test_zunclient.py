@@ -81,7 +81,11 @@ def test_actions(gateway: Gateway, zun: Any) -> None:
     gateway.become("watched", "Stopped")
     (action,) = zun.actions.list("watched")
     seen = zun.actions.get("watched", action.request_id)
-    assert (seen.action, seen.message, [event["result"] for event in seen.events]) == ("create", None, ["Success", "Success"])
+    assert (seen.action, seen.message, [event["result"] for event in seen.events]) == (
+        "create",
+        None,
+        ["Success", "Success"],
+    )
 
 
 def test_the_version_is_negotiated(gateway: Gateway, zun: Any) -> None:
