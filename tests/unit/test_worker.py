@@ -38,17 +38,6 @@ async def state_of(shop: Workshop, uuid: str, state: ActionState) -> Action:
     return action
 
 
-async def again(shop: Workshop, uuid: str) -> None:
-    """Wait until the last action of a resource waits for its next try, or has had it, and let the time pass."""
-
-    async def tried() -> bool:
-        action = await shop.last(uuid)
-        return action.attempts > 0 and action.state != ActionState.RUNNING
-
-    await eventually(tried, lambda: "not tried yet")
-    await shop.due(uuid)
-
-
 # Outcomes
 
 

@@ -17,7 +17,7 @@ from app.actions import Asked
 from app.backends.engine import ContainerEngine
 from app.containers import CreateArgs, KillArgs, TimeoutArgs
 from app.db import EVERYTHING, Database, Scope, db_now
-from app.models import UNFINISHED, Action, Container
+from app.models import UNFINISHED, Action, ActionState, Container
 from app.settings import Settings
 from app.vault import Vault
 from app.worker import Worker
@@ -196,3 +196,13 @@ async def workshop(url: str, folder: Path, **settings: Any) -> AsyncIterator[Wor
         yield made
     finally:
         await made.close()
+
+
+async def again(shop: Workshop, uuid: str) -> None:
+    """Wait until the last action of a resource waits for its next try, or has had it, and let the time pass."""
+
+    async def tried() -> bool:
+        return (action := await shop.last(uuid)).attempts > 0 and action.state != ActionState.RUNNING
+
+    await eventually(tried, lambda: "not tried yet")
+    await shop.due(uuid)
