@@ -16,7 +16,7 @@ from app.db import EVERYTHING, db_now
 from app.errors import Refused, Taken, Unavailable
 from app.models import Action, ActionState, Status
 from tests.api.caisson import eventually
-from tests.unit.workshop import CountingEngine, Workshop, workshop
+from tests.unit.workshop import CountingEngine, Workshop, again, workshop
 
 
 @pytest_asyncio.fixture
