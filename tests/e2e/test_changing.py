@@ -114,6 +114,8 @@ def test_a_commit_runs_in_its_project_only(gateway: Gateway, zun: Any) -> None:
     printed = gateway.openstack("commit", "source", "kept:v1")
     gateway.become("source", "Running")
     image = printed.split()[-1].rstrip(".")
+    admin = gateway.keystone.token("alpha-admin")
+    gateway.until(lambda: gateway.call("GET", f"/v1/images/{image}", admin).json().get("status") == "Created")
     run(gateway, zun, "copy", image="kept:v1")
     assert said(zun, "copy", "cat /mark") == "mine\n"
     run(gateway, zun, "by-uuid", image=image)
@@ -125,7 +127,6 @@ def test_a_commit_runs_in_its_project_only(gateway: Gateway, zun: Any) -> None:
         uuid = zun.containers.get(name).uuid
         zun.containers.delete(name, stop=True)
         gateway.become(uuid, "Gone")
-    admin = gateway.keystone.token("alpha-admin")
     gateway.call("DELETE", f"/v1/images/{image}", admin).raise_for_status()
     gateway.until(lambda: gateway.call("GET", f"/v1/images/{image}", admin).status_code == 404)
 
