@@ -12,11 +12,10 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from app.backends import docker_shapes as shapes
@@ -48,7 +47,6 @@ from app.settings import BackendSettings, Settings
 
 __all__ = ["DockerEngine", "find_url", "make"]
 
-NAME_SECONDS = 10.0
 ON_PING = frozenset({Ability.DISK_QUOTA, Ability.GROUP, Ability.VOLUME_SIZE, Ability.FIREWALL})  # the host decides
 
 
@@ -73,7 +71,7 @@ class DockerEngine(
 
     def __init__(self, name: str, backend: BackendSettings, settings: Settings) -> None:
         self.name = name
-        self.installation: str | None = None
+        self.installation = None
         # Whether disks can be limited, and packets filtered, is known after the first ping.
         self.abilities = frozenset(Ability) - {Ability.DISK_QUOTA, Ability.VOLUME_SIZE, Ability.FIREWALL}
         self.calls = Calls(name, backend.url, backend.concurrency or 2 * (os.cpu_count() or 1))
@@ -114,34 +112,6 @@ class DockerEngine(
 
     # Containers
 
-    async def find(self, uuid: UUID) -> Seen | None:
-        """Our container, by its name; one of that name without our labels is not ours."""
-        document = await self._inspect(shapes.container_name(uuid))
-        seen = shapes.seen(document) if document else None
-        return seen if seen is not None and seen.uuid == uuid else None
-
-    async def find_all(self) -> list[Seen]:
-        """Every container that bears our label, in no order."""
-        labels = [shapes.LABEL_UUID]
-        if self.installation is not None:
-            labels.append(f"{shapes.LABEL_INSTALLATION}={self.installation}")
-        label = json.dumps({"label": labels})
-        listed = await self.calls.call("GET", "containers/json", {"all": True, "filters": label})
-        found: list[Seen] = []
-
-        async def look(refs: Iterator[str]) -> None:
-            for ref in refs:
-                try:
-                    seen = shapes.seen(await self.calls.call("GET", f"containers/{ref}/json"))
-                except Gone:
-                    continue
-                if seen is not None:
-                    found.append(seen)
-
-        refs = iter([document["Id"] for document in listed])
-        await asyncio.gather(*(look(refs) for _ in range(8)))
-        return found
-
     async def create(self, uuid: UUID, spec: ContainerSpec) -> Seen:
         """Make the container, or return the one that is there.
 
@@ -153,27 +123,6 @@ class DockerEngine(
         joined = None if spec.group is None else await self._sandbox(spec.group)
         body = shapes.create_body(uuid, spec, self._settings.log_max_mib, self._settings.publish_address, joined)
         return await self._make(uuid, plug_in(body, spec.places))
-
-    async def _make(self, uuid: UUID, body: Mapping[str, Any]) -> Seen:
-        """Make a container of this body, or return ours of this uuid that is there."""
-        if self.installation is not None:
-            body = {**body, "Labels": {**body["Labels"], shapes.LABEL_INSTALLATION: self.installation}}
-        name = shapes.container_name(uuid)
-        deadline = time.monotonic() + NAME_SECONDS
-        while True:
-            try:
-                async with self.calls.session.slots:
-                    made = await self.calls.call("POST", "containers/create", {"name": name}, body=body)
-                return await self._seen(made["Id"])
-            except (Gone, Taken) as error:
-                document = await self._inspect(name)
-                there = shapes.seen(document) if document else None
-                if there is not None and there.uuid == uuid:
-                    return there
-                # A name is reserved a moment before its container can be seen, or in vain if that create then fails.
-                if document or isinstance(error, Gone) or time.monotonic() > deadline:
-                    raise
-            await asyncio.sleep(0.05)
 
     async def start(self, ref: str) -> None:
         """Start; running already is fine. Taken: a port is in use or it is paused. Refused: the command is at fault.
@@ -262,19 +211,6 @@ class DockerEngine(
         except Taken:
             if (await self._seen(ref)).state is not state:
                 raise
-
-    async def _seen(self, ref: str) -> Seen:
-        seen = shapes.seen(await self.calls.call("GET", f"{container_path(ref)}/json"))
-        if seen is None:
-            raise Gone(f"container {ref} is not Caisson's")
-        return seen
-
-    async def _inspect(self, name: str) -> dict[str, Any] | None:
-        try:
-            document: dict[str, Any] = await self.calls.call("GET", f"containers/{name}/json")
-        except Gone:
-            return None
-        return document
 
     # Inside a container
 

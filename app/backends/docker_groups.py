@@ -4,24 +4,22 @@ That is what Docker itself offers for sharing (``container:<id>``). The sandbox'
 ``app.backends.sandbox``.
 """
 
-import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import AsyncIterator
 from uuid import UUID
 
 from app.backends import docker_shapes as shapes
 from app.backends import sandbox
-from app.backends.docker_calls import Calls
+from app.backends.docker_containers import DockerContainers
+from app.backends.docker_images import DockerImages
 from app.backends.docker_wires import plug_in
 from app.backends.engine import GroupSpec, Seen
-from app.errors import EngineBug, Gone, Refused
+from app.errors import Gone, Refused
 from app.settings import Settings
 
 
-class DockerGroups:
+class DockerGroups(DockerContainers, DockerImages):
     """Ability GROUP of a Docker engine."""
 
-    calls: Calls
     _settings: Settings
 
     async def create_group(self, uuid: UUID, spec: GroupSpec) -> Seen:
@@ -35,9 +33,7 @@ class DockerGroups:
 
     async def _sandbox(self, group: UUID) -> str:
         """The ref of a group's sandbox. Raises Gone when there is none."""
-        document = await self._inspect(shapes.container_name(group))
-        seen = shapes.seen(document) if document else None
-        if seen is None or seen.uuid != group:
+        if (seen := await self.find(group)) is None:
             raise Gone(f"the sandbox of group {group} is gone")
         return seen.ref
 
@@ -52,11 +48,7 @@ class DockerGroups:
         name, ident, archive = sandbox.image(sandbox.ARCHITECTURES[host])
         if await self._holds(ident):
             return ident
-        query, headers = {"quiet": "true"}, {"Content-Type": "application/x-tar"}
-        async with self.calls.reply("POST", "images/load", query, body=archive, headers=headers) as response:
-            for line in shapes.Lines().feed(await response.read() + b"\n"):
-                if "error" in line:
-                    raise EngineBug(f"the sandbox's image cannot be loaded: {json.dumps(line)[:200]}")
+        await self.load(name, _whole(archive))
         return ident if await self._holds(ident) else name
 
     async def _holds(self, ident: str) -> bool:
@@ -66,8 +58,6 @@ class DockerGroups:
             return False
         return True
 
-    async def _make(self, uuid: UUID, body: Mapping[str, Any]) -> Seen:
-        raise NotImplementedError
 
-    async def _inspect(self, name: str) -> dict[str, Any] | None:
-        raise NotImplementedError
+async def _whole(content: bytes) -> AsyncIterator[bytes]:
+    yield content

@@ -1,0 +1,84 @@
+"""Containers of ours on a Docker engine: made under a name from our uuid, found by it, told apart by their labels."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+from uuid import UUID
+
+from app.backends import docker_shapes as shapes
+from app.backends.docker_calls import Calls, container_path
+from app.backends.engine import Seen
+from app.errors import Gone, Taken
+
+NAME_SECONDS = 10.0
+
+
+class DockerContainers:
+    """What all parts of `DockerEngine` need that make or look at a container."""
+
+    calls: Calls
+    installation: str | None
+
+    async def find(self, uuid: UUID) -> Seen | None:
+        """Our container, by its name; one of that name without our labels is not ours."""
+        document = await self._inspect(shapes.container_name(uuid))
+        seen = shapes.seen(document) if document else None
+        return seen if seen is not None and seen.uuid == uuid else None
+
+    async def find_all(self) -> list[Seen]:
+        """Every container that bears our label, in no order."""
+        labels = [shapes.LABEL_UUID]
+        if self.installation is not None:
+            labels.append(f"{shapes.LABEL_INSTALLATION}={self.installation}")
+        label = json.dumps({"label": labels})
+        listed = await self.calls.call("GET", "containers/json", {"all": True, "filters": label})
+        found: list[Seen] = []
+
+        async def look(refs: Iterator[str]) -> None:
+            for ref in refs:
+                try:
+                    seen = shapes.seen(await self.calls.call("GET", f"containers/{ref}/json"))
+                except Gone:
+                    continue
+                if seen is not None:
+                    found.append(seen)
+
+        refs = iter([document["Id"] for document in listed])
+        await asyncio.gather(*(look(refs) for _ in range(8)))
+        return found
+
+    async def _make(self, uuid: UUID, body: Mapping[str, Any]) -> Seen:
+        """Make a container of this body, or return ours of this uuid that is there."""
+        if self.installation is not None:
+            body = {**body, "Labels": {**body["Labels"], shapes.LABEL_INSTALLATION: self.installation}}
+        name = shapes.container_name(uuid)
+        deadline = time.monotonic() + NAME_SECONDS
+        while True:
+            try:
+                async with self.calls.session.slots:
+                    made = await self.calls.call("POST", "containers/create", {"name": name}, body=body)
+                return await self._seen(made["Id"])
+            except (Gone, Taken) as error:
+                document = await self._inspect(name)
+                there = shapes.seen(document) if document else None
+                if there is not None and there.uuid == uuid:
+                    return there
+                # A name is reserved a moment before its container can be seen, or in vain if that create then fails.
+                if document or isinstance(error, Gone) or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.05)
+
+    async def _seen(self, ref: str) -> Seen:
+        seen = shapes.seen(await self.calls.call("GET", f"{container_path(ref)}/json"))
+        if seen is None:
+            raise Gone(f"container {ref} is not Caisson's")
+        return seen
+
+    async def _inspect(self, name: str) -> dict[str, Any] | None:
+        try:
+            document: dict[str, Any] = await self.calls.call("GET", f"containers/{name}/json")
+        except Gone:
+            return None
+        return document
