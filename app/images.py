@@ -108,7 +108,10 @@ def reference(box: Container) -> str:
 
 
 async def use_commit(session: AsyncSession, box: Container) -> None:
-    """Let `box` run a commit of its own project, when its image names one by name or uuid; the newest of the name."""
+    """Let `box` run a commit of its own project, when its image names one by name or uuid; the newest of the name.
+
+    Raises Conflict while that is being made: the public image of the name is not what was asked for.
+    """
     if box.image_driver == "glance":
         return
     box.image_ref = None
@@ -116,15 +119,18 @@ async def use_commit(session: AsyncSession, box: Container) -> None:
     if box.registry_id is not None or asked_for.digest:
         return
     named = (Image.uuid == box.image) | ((Image.repo == asked_for.repo) & (Image.tag == (asked_for.tag or "latest")))
-    query = select(Image.uuid).where(
+    query = select(Image).where(
         named,
         Image.project_id == box.project_id,
         Image.backend == box.backend,
-        Image.status == Status.CREATED,
+        col(Image.status).in_((Status.CREATING, Status.CREATED)),
         col(Image.committed_from).is_not(None),
     )
-    if (found := (await session.exec(query.order_by(col(Image.id).desc()).limit(1))).first()) is not None:
-        box.image_ref = commit_name(found)
+    if (found := (await session.exec(query.order_by(col(Image.id).desc()).limit(1))).first()) is None:
+        return
+    if found.status == Status.CREATING:
+        raise Conflict(f"Image {box.image} is still being committed; ask again when the container's commit has ended.")
+    box.image_ref = commit_name(found.uuid)
 
 
 async def find_registry(session: AsyncSession, ident: str, *, own_project: str | None = None) -> Registry:

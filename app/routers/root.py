@@ -1,5 +1,6 @@
 """Version documents and health: what anybody may ask without a token (zun-api and magnum-api, sections 0 and 1)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -44,25 +45,7 @@ async def versions(request: Request) -> Response:
 @router.get("/v1", summary="Version 1", operation_id="show_version")
 async def version_one(request: Request) -> Response:
     """The resources of version 1."""
-    href = base(request)
-    document: dict[str, Any] = {
-        "id": "v1",
-        "media_types": [{"base": "application/json", "type": "application/vnd.openstack.zun.v1+json"}],
-        "links": [
-            {"href": f"{href}/v1/", "rel": "self"},
-            {
-                "href": "https://docs.openstack.org/developer/zun/dev/api-spec-v1.html",
-                "rel": "describedby",
-                "type": "text/html",
-            },
-        ],
-    }
-    for name in RESOURCES:
-        document[name] = [
-            {"href": f"{href}/v1/{name}/", "rel": "self"},
-            {"href": f"{href}/{name}/", "rel": "bookmark"},
-        ]
-    return JSONResponse(document)
+    return JSONResponse(_version_one(base(request), "zun", "https://docs.openstack.org/developer/zun/dev", RESOURCES))
 
 
 @router.get("/healthcheck", summary="Health", operation_id="healthcheck")
@@ -94,23 +77,7 @@ async def magnum_versions(request: Request) -> Response:
 async def magnum_version_one(request: Request) -> Response:
     """The resources of version 1."""
     href = _magnum_base(request)
-    document: dict[str, Any] = {
-        "id": "v1",
-        "media_types": [{"base": "application/json", "type": "application/vnd.openstack.magnum.v1+json"}],
-        "links": [
-            {"href": f"{href}/v1/", "rel": "self"},
-            {
-                "href": "http://docs.openstack.org/developer/magnum/dev/api-spec-v1.html",
-                "rel": "describedby",
-                "type": "text/html",
-            },
-        ],
-    }
-    for name in MAGNUM_RESOURCES:
-        document[name] = [
-            {"href": f"{href}/v1/{name}/", "rel": "self"},
-            {"href": f"{href}/{name}/", "rel": "bookmark"},
-        ]
+    document = _version_one(href, "magnum", "http://docs.openstack.org/developer/magnum/dev", MAGNUM_RESOURCES)
     document["nodegroups"] = [
         {"href": f"{href}/v1/clusters/{{cluster_id}}/nodegroups", "rel": "self"},
         {"href": f"{href}/clusters/{{cluster_id}}/nodegroups", "rel": "bookmark"},
@@ -121,3 +88,21 @@ async def magnum_version_one(request: Request) -> Response:
 def _magnum_base(request: Request) -> str:
     """With the prefix when it was asked with one: clients go on with the address that they find here."""
     return base(request) + str(request.state.prefix)
+
+
+def _version_one(href: str, service: str, pages: str, resources: Sequence[str]) -> dict[str, Any]:
+    """What both APIs say of their version 1: how to speak it, and where its resources are."""
+    document: dict[str, Any] = {
+        "id": "v1",
+        "media_types": [{"base": "application/json", "type": f"application/vnd.openstack.{service}.v1+json"}],
+        "links": [
+            {"href": f"{href}/v1/", "rel": "self"},
+            {"href": f"{pages}/api-spec-v1.html", "rel": "describedby", "type": "text/html"},
+        ],
+    }
+    for name in resources:
+        document[name] = [
+            {"href": f"{href}/v1/{name}/", "rel": "self"},
+            {"href": f"{href}/{name}/", "rel": "bookmark"},
+        ]
+    return document

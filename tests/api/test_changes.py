@@ -209,6 +209,21 @@ async def test_a_commit_that_fails_leaves_no_image(caisson: Caisson) -> None:
     assert [action.state for action in await caisson.actions(box["uuid"])][-1] == "failed"
 
 
+async def test_a_commit_that_is_being_made_is_not_run_yet(caisson: Caisson) -> None:
+    """Nor is the public image of the same name in its place."""
+    box = await caisson.made(run=True)
+    caisson.engine.delay("commit", 60)
+    try:
+        answer = await caisson.ok("POST", path_of(box, "commit?repository=mine"))
+        for name in ("mine", answer["uuid"]):
+            refused = await caisson.call("POST", "/v1/containers", {"image": name})
+            assert "still being committed" in error_of(refused, 409, "conflict")["title"]
+    finally:
+        caisson.engine.delay("commit", 0)
+    await caisson.ok("DELETE", f"/v1/containers/{box['uuid']}?force=true", who="admin")
+    await caisson.until_gone(box["uuid"])
+
+
 async def test_a_commit_that_is_cut_off_is_made_once(caisson: Caisson) -> None:
     box = await caisson.made(run=True)
     caisson.engine.fail_next("commit", Unavailable("cut off"), after=True)

@@ -16,7 +16,6 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,9 @@ from typing import Any, Literal
 
 import httpx
 
-from scripts.newcomer.packages import locked, tail
+from scripts.newcomer.packages import tail
 from tests.stack import venvs
-from tests.stack.session import Service, Stack, StackError, cache_directory, free_port
+from tests.stack.session import Service, Stack, StackError, free_port
 
 Provider = Literal["fernet", "jws"]
 PASSWORD = "pw"
@@ -296,16 +295,8 @@ def _answers(url: str) -> bool:
 
 def _prepared_data(stack: Stack, programs: Path) -> Path:
     """The cached data directory, bootstrapped and seeded. It follows the lock and this file."""
-    data = cache_directory("keystone") / f"data-{venvs.digest(LOCK.read_text() + Path(__file__).read_text())}"
-    with locked(data.with_suffix(".lock")):
-        if not data.exists():
-            draft = Path(tempfile.mkdtemp(prefix="draft-", dir=data.parent))
-            try:
-                _prepare(stack, programs, draft)
-                draft.rename(data)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
-    return data
+    recipe = LOCK.read_text() + Path(__file__).read_text()
+    return venvs.prepared("keystone", recipe, lambda folder: _prepare(stack, programs, folder))
 
 
 def _prepare(stack: Stack, programs: Path, folder: Path) -> None:

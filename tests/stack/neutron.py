@@ -6,17 +6,15 @@ started for, as that one's user ``neutron``; the caller puts it into the catalog
 
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from scripts.newcomer.packages import locked
 from tests.stack import venvs
 from tests.stack.keystone import SERVICE_PASSWORD, Keystone
-from tests.stack.session import Service, Stack, StackError, cache_directory, free_port
+from tests.stack.session import Service, Stack, StackError, free_port
 
 LOCK = Path(__file__).with_name("neutron.lock")
 
@@ -190,16 +188,8 @@ def _answers(url: str) -> bool:
 
 def _prepared_data(programs: Path) -> Path:
     """The cached data directory with an empty database. It follows the lock and this file."""
-    data = cache_directory("neutron") / f"data-{venvs.digest(LOCK.read_text() + Path(__file__).read_text())}"
-    with locked(data.with_suffix(".lock")):
-        if not data.exists():
-            draft = Path(tempfile.mkdtemp(prefix="draft-", dir=data.parent))
-            try:
-                _prepare(programs, draft)
-                draft.rename(data)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
-    return data
+    recipe = LOCK.read_text() + Path(__file__).read_text()
+    return venvs.prepared("neutron", recipe, lambda folder: _prepare(programs, folder))
 
 
 def _prepare(programs: Path, folder: Path) -> None:

@@ -1,9 +1,12 @@
-"""Virtual environments of programs that tests need and Caisson does not: made from a lock, kept in the cache."""
+"""Programs that tests need and Caisson does not, in virtual environments, and their data: made once and kept."""
 
 import hashlib
+import shutil
 import subprocess
 import sys
+import tempfile
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 from scripts.newcomer.packages import locked
@@ -26,6 +29,24 @@ def programs(name: str, lock: Path) -> Path:
                 raise StackError(f"{name} could not be installed: {done.stderr}")
             (home / "complete").touch()
     return home / "bin"
+
+
+def prepared(name: str, recipe: str, prepare: Callable[[Path], None]) -> Path:
+    """A cached data directory that `prepare` fills once; it follows the text of its recipe.
+
+    Raises:
+        StackError: of `prepare`; then nothing is kept.
+    """
+    data = cache_directory(name) / f"data-{digest(recipe)}"
+    with locked(data.with_suffix(".lock")):
+        if not data.exists():
+            draft = Path(tempfile.mkdtemp(prefix="draft-", dir=data.parent))
+            try:
+                prepare(draft)
+                draft.rename(data)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+    return data
 
 
 def digest(text: str) -> str:
