@@ -7,17 +7,15 @@ A capsule's members are rows of ``container`` that bear its uuid. What was asked
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
-from uuid import UUID
 
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import actions, containers, images, names, networks, quotas, volumes
+from app import actions, containers, images, lookup, names, networks, quotas, volumes
 from app.actions import Asked, StepArgs
 from app.backends.engine import Ability, ContainerEngine, GroupSpec, Port, Seen, State
 from app.backends.wires import Attachment
 from app.containers import DeleteArgs, check_ability
-from app.errors import Conflict, NotFound
 from app.models import Capsule, Container, Status
 from app.settings import Settings
 from app.volumes import Shared
@@ -49,21 +47,10 @@ async def find(session: AsyncSession, ident: str, *, own_project: str | None = N
     An administrator's session sees all projects; then a name means the one in `own_project` first.
     Raises NotFound (with the code that Zun gives), or Conflict when several have the name.
     """
-    query = select(Capsule)
-    if lock:
-        query = query.with_for_update()
-    try:
-        query = query.where(Capsule.uuid == str(UUID(ident)))
-    except ValueError:
-        query = query.where(Capsule.name == ident).limit(1000)
-    rows = (await session.exec(query)).all()
-    if len(rows) > 1:
-        rows = [row for row in rows if row.project_id == own_project] or rows
-    if not rows:
-        raise NotFound(f"Capsule {ident} could not be found.", code="container-not-found")
-    if len(rows) > 1:
-        raise Conflict("Multiple capsules exist with same name. Please use the capsule uuid instead.")
-    return rows[0]
+    row: Capsule = await lookup.find(
+        session, Capsule, ident, "capsule", code="container-not-found", own_project=own_project, lock=lock
+    )
+    return row
 
 
 async def members(session: AsyncSession, capsules: Sequence[str], *, lock: bool = False) -> list[Container]:

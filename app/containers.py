@@ -12,7 +12,7 @@ from sqlalchemy import func
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import actions, images, names, networks, quotas
+from app import actions, images, lookup, names, networks, quotas
 from app.actions import Asked, StepArgs
 from app.backends.engine import (
     Ability,
@@ -26,7 +26,7 @@ from app.backends.engine import (
     VolumeMount,
 )
 from app.db import exists_anywhere, take_turn
-from app.errors import Conflict, NotFound, Unsupported, WrongState
+from app.errors import Conflict, Unsupported, WrongState
 from app.models import Container, Status
 from app.settings import Settings
 
@@ -134,23 +134,13 @@ async def find(session: AsyncSession, ident: str, *, own_project: str | None = N
     is found by its uuid only, and not with `lock`: nothing but its capsule changes it.
     Raises NotFound, or Conflict when several have the name.
     """
-    query = select(Container)
+    box: Container = await lookup.find(
+        session, Container, ident, "container", code="container-not-found", own_project=own_project, named=STANDALONE,
+        lock=lock,
+    )  # fmt: skip
     if lock:
-        query = query.with_for_update()
-    try:
-        query = query.where(Container.uuid == str(UUID(ident)))
-    except ValueError:
-        query = query.where(Container.name == ident, STANDALONE).limit(1000)
-    rows = (await session.exec(query)).all()
-    if len(rows) > 1:
-        rows = [row for row in rows if row.project_id == own_project] or rows
-    if not rows:
-        raise NotFound(f"Container {ident} could not be found.", code="container-not-found")
-    if len(rows) > 1:
-        raise Conflict("Multiple containers exist with same name. Please use the container uuid instead.")
-    if lock:
-        check_own(rows[0])
-    return rows[0]
+        check_own(box)
+    return box
 
 
 LOOKS = ("logs", "execute", "top", "stats", "attach", "resize", "execute_resize", "get_archive", "network_list")

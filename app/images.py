@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import actions
+from app import actions, lookup
 from app.actions import Asked, Done, Failed, Job, Outcome, step
 from app.backends.engine import RegistryLogin
 from app.errors import Conflict, Invalid, NotFound
@@ -138,15 +138,10 @@ async def find_registry(session: AsyncSession, ident: str, *, own_project: str |
 
     Raises NotFound, or Conflict when the name is ambiguous.
     """
-    query = select(Registry).where((Registry.uuid == ident) | (Registry.name == ident)).limit(1000)
-    rows = (await session.exec(query)).all()
-    if len(rows) > 1:
-        rows = [row for row in rows if row.uuid == ident] or [r for r in rows if r.project_id == own_project] or rows
-    if not rows:
-        raise NotFound(f"Registry {ident} could not be found.", code="registry-not-found")
-    if len(rows) > 1:
-        raise Conflict("Multiple registries exist with same name. Please use the registry uuid instead.")
-    return rows[0]
+    row: Registry = await lookup.find(
+        session, Registry, ident, "registry", code="registry-not-found", own_project=own_project
+    )
+    return row
 
 
 async def use_registry(session: AsyncSession, box: Container, ident: str) -> None:

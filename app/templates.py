@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address
 from typing import Any
-from uuid import UUID
 
-from sqlalchemy.sql.elements import ColumnElement
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import actions
+from app import actions, lookup
 from app.db import exists_anywhere, take_turn
-from app.errors import Conflict, Forbidden, Invalid, NotFound
+from app.errors import Conflict, Forbidden, Invalid
 from app.models import ClusterTemplate
 from app.names import generate
 from app.settings import ClusterSettings
@@ -243,17 +241,8 @@ async def create(session: AsyncSession, template: ClusterTemplate) -> None:
 
 async def find(session: AsyncSession, ident: str, *, lock: bool = False) -> ClusterTemplate:
     """By uuid in any spelling, else by name. Raises NotFound, or Conflict when the name is ambiguous."""
-    uuid = uuid_of(ident)
-    where: ColumnElement[bool] = col(ClusterTemplate.name) == ident
-    if uuid is not None:
-        where = col(ClusterTemplate.uuid) == uuid
-    query = select(ClusterTemplate).where(where).limit(2)
-    rows = (await session.exec(query.with_for_update() if lock else query)).all()
-    if not rows:
-        raise NotFound(f"ClusterTemplate {ident[:255]} could not be found.")
-    if len(rows) > 1:
-        raise Conflict("Multiple ClusterTemplates exist with same name. Please use the ClusterTemplate uuid instead.")
-    return rows[0]
+    row: ClusterTemplate = await lookup.find(session, ClusterTemplate, ident, "ClusterTemplate", lock=lock)
+    return row
 
 
 async def used(session: AsyncSession, template: ClusterTemplate) -> bool:
@@ -265,11 +254,3 @@ async def remove(session: AsyncSession, template: ClusterTemplate) -> None:
     """Delete it. Raises Invalid while a cluster is made from it."""
     check_use(template, {"uuid": None}, await used(session, template))
     await session.delete(template)
-
-
-def uuid_of(text: str) -> str | None:
-    """The usual spelling of a uuid in any spelling; None for what is none."""
-    try:
-        return str(UUID(text))
-    except ValueError:
-        return None

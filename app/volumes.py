@@ -14,7 +14,7 @@ import structlog
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import actions, archives, containers
+from app import actions, archives, containers, lookup
 from app.actions import Asked, Done, Job, Outcome, step
 from app.backends.engine import Ability, ContainerEngine, Copies, Seen, State, Volumes
 from app.db import EVERYTHING, Database, take_turn
@@ -56,16 +56,8 @@ class Shared:
 
 async def find(session: AsyncSession, ident: str, *, own_project: str | None = None, lock: bool = False) -> Volume:
     """By uuid or name, in the session's scope; a name means one in `own_project`. Raises NotFound."""
-    query = select(Volume)
-    try:
-        query = query.where(Volume.uuid == str(UUID(ident)))
-    except ValueError:
-        query = query.where(Volume.name == ident)
-        if own_project is not None:
-            query = query.where(Volume.project_id == own_project)
-    row = (await session.exec(query.with_for_update() if lock else query)).one_or_none()
-    if row is None:
-        raise NotFound(f"Volume {ident[:255]} could not be found.", code="volume-not-found")
+    own = None if own_project is None else col(Volume.project_id) == own_project
+    row: Volume = await lookup.find(session, Volume, ident, "volume", code="volume-not-found", named=own, lock=lock)
     return row
 
 

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from app import actions, templates
 from app.apis import MAGNUM, Api
 from app.errors import Forbidden, Invalid, WrongContentType
+from app.lookup import uuid_of
 from app.models import ClusterTemplate
 from app.policy import Tx, allow
 from app.routers.requests import base, gateway, links, page, paging
@@ -159,7 +160,7 @@ async def _list(request: Request, tx: Tx, collection: str) -> Response:
     query = request.query_params
     if unknown := sorted(query.keys() - _LISTING):
         raise Invalid(f'Unknown argument: "{", ".join(unknown)[:255]}"')
-    if (marker := query.get("marker")) is not None and templates.uuid_of(marker) is None:
+    if (marker := query.get("marker")) is not None and uuid_of(marker) is None:
         raise Invalid(f"Expected a uuid as marker but received {marker[:64]}.")
     listed = page(request, ClusterTemplate, templates.COLUMNS, ())
     async with tx.reading() as session:

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import Invalid
+from app.lookup import uuid_of
 from app.models import ClusterTemplate
 from app.settings import ClusterSettings, NodeImage
-from app.templates import FIELDS, check_names, check_use, complete, patched, uuid_of
+from app.templates import FIELDS, check_names, check_use, complete, patched
 
 KNOWN = ClusterSettings(images={"node": NodeImage(os_distro="debian")}, flavors={})
 PLAIN = complete({"image_id": "node", "coe": "kubernetes"}, KNOWN)
