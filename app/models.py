@@ -364,6 +364,107 @@ class ClusterTemplate(Resource, table=True):
     floating_ip_enabled: bool = True
 
 
+class ClusterStatus(StrEnum):
+    """A cluster's or node group's public status (magnum-api, section 6.1), as far as it occurs here."""
+
+    CREATE_IN_PROGRESS = "CREATE_IN_PROGRESS"
+    CREATE_FAILED = "CREATE_FAILED"
+    CREATE_COMPLETE = "CREATE_COMPLETE"
+    UPDATE_IN_PROGRESS = "UPDATE_IN_PROGRESS"
+    UPDATE_FAILED = "UPDATE_FAILED"
+    UPDATE_COMPLETE = "UPDATE_COMPLETE"
+    DELETE_IN_PROGRESS = "DELETE_IN_PROGRESS"
+    DELETE_FAILED = "DELETE_FAILED"
+
+
+class Cluster(Resource, table=True):
+    """One cluster (magnum-api, section 5.1). How many nodes it has, and where, its node groups say."""
+
+    __tablename__ = "cluster"
+
+    id: int = big_id()
+    name: str = Field(index=True)
+    cluster_template_id: str = Field(index=True)
+    coe: str
+    driver: str
+    backend: str  # the engine that its nodes are on
+    stack_id: str | None = None  # the handle that clients see: `cluster_id` from 1.13 on
+    keypair: str | None = None
+    docker_volume_size: int | None = None
+    labels: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
+    master_flavor_id: str | None = None
+    flavor_id: str | None = None
+    create_timeout: int | None = None  # minutes
+    discovery_url: str | None = None
+    fixed_network: str | None = None
+    fixed_subnet: str | None = None
+    floating_ip_enabled: bool = True
+    master_lb_enabled: bool = False
+    status: str = ClusterStatus.CREATE_IN_PROGRESS
+    status_reason: str | None = None
+    task_state: str | None = None
+    health_status: str | None = None  # HEALTHY, UNHEALTHY, UNKNOWN; None before the first look
+    health_status_reason: dict[str, str] | None = json_column()
+    api_address: str | None = None
+    coe_version: str | None = None
+    container_version: str | None = None
+
+
+class NodeGroup(Resource, table=True):
+    """Nodes of one cluster that are alike (magnum-api, section 5.3); the first is that of the masters."""
+
+    __tablename__ = "node_group"
+    __table_args__ = (UniqueConstraint("cluster_id", "name"),)
+
+    id: int = big_id()
+    cluster_id: str = Field(index=True)  # the uuid of its cluster
+    name: str = Field(index=True)
+    role: str = "worker"
+    is_default: bool = False
+    node_count: int
+    min_node_count: int = 0
+    max_node_count: int | None = None
+    flavor_id: str | None = None
+    image_id: str | None = None
+    docker_volume_size: int | None = None
+    labels: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
+    node_labels: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
+    node_taints: list[dict[str, str]] = Field(default_factory=list, sa_type=JSON)
+    node_addresses: list[str] = Field(default_factory=list, sa_type=JSON)
+    status: str = ClusterStatus.CREATE_IN_PROGRESS
+    status_reason: str | None = None
+    stack_id: str | None = None
+    version: str | None = None
+
+
+class ClusterKey(Owned, table=True):
+    """A secret of one cluster and what belongs to it: an authority, or a key for tokens. Keys are sealed (`app.vault`).
+
+    `kind` is cluster, etcd, front_proxy or accounts; ``cluster.previous`` while that authority is being replaced.
+    """
+
+    __tablename__ = "cluster_key"
+
+    cluster_id: str = Field(primary_key=True)
+    kind: str = Field(primary_key=True)
+    certificate: str | None = None
+    private_key: str
+
+
+class ClusterQuota(SQLModel, table=True):
+    """An administrator's limit of clusters in one project (magnum-api, section 4.6); absent means the setting's."""
+
+    __tablename__ = "cluster_quota"
+    __table_args__ = (UniqueConstraint("project_id", "resource"),)
+
+    id: int = big_id()
+    project_id: str
+    resource: str = "Cluster"
+    hard_limit: int
+    created_at: float
+    updated_at: float | None = None
+
+
 class IdentityUser(SQLModel, table=True):
     """A user of the embedded identity."""
 
@@ -432,9 +533,10 @@ class IdentityKey(SQLModel, table=True):
     created_at: float
 
 
-KINDS: dict[str, type[Container] | type[Capsule] | type[Image]] = {
+KINDS: dict[str, type[Container] | type[Capsule] | type[Image] | type[Cluster]] = {
     "container": Container,
     "capsule": Capsule,
     "image": Image,
+    "cluster": Cluster,
 }
 """Resources that actions work on, by ``Action.resource_kind``."""

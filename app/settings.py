@@ -85,6 +85,8 @@ class NodeImage(Section):
     """An image that nodes of clusters may be made from."""
 
     os_distro: str = Field(min_length=1, max_length=255, description="Its operating system, which templates show.")
+    image: str | None = Field(None, description="What the engine knows it by; the same name when absent.")
+    profile: str = Field("", description="How its nodes are started, a driver's own word; the usual way when empty.")
 
 
 class Flavor(Section):
@@ -92,14 +94,27 @@ class Flavor(Section):
 
     cpus: float = Field(gt=0)
     memory: int = Field(ge=64, description="MiB.")
+    disk: int = Field(0, ge=0, description="GiB that the host must have free for it; 0 asks for none.")
 
 
 class ClusterSettings(Section):
-    """What cluster templates may name: nothing that stands in no list is accepted."""
+    """What clusters are made of. Where the cloud's catalogue has Glance, Nova and Neutron, these are asked instead of
+    the lists; nothing that is in no list is accepted."""
 
     images: dict[str, NodeImage] = Field(default_factory=dict, description="Images of nodes, by name.")
     flavors: dict[str, Flavor] = Field(default_factory=dict, description="Sizes of nodes, by name.")
     networks: list[str] = Field(["public"], description="Networks that a template may name.")
+    keypairs: list[str] = Field(default_factory=list, description="Key pairs that a cluster may name.")
+    disabled_drivers: list[str] = Field(default_factory=list, description="Drivers that are not offered.")
+    quota: int = Field(20, ge=0, description="Clusters of one project, unless an administrator says otherwise.")
+    network_pool: str = Field("10.222.0.0/16", description="Each cluster's network is cut from this range.")
+    network_prefix: int = Field(24, ge=16, le=28, description="Prefix length of one cluster's network.")
+    runtime: str | None = Field(None, description="Sandboxing runtime of nodes; without one they are privileged.")
+    publish_address: str | None = Field(
+        None, description="Host address on which clusters' APIs are published; their nodes' own address when absent."
+    )
+    create_timeout: int = Field(60, ge=1, description="Minutes that a creation may take when nothing else is said.")
+    health_seconds: float = Field(15.0, gt=0, description="How often each cluster is looked at.")
 
 
 class Settings(BaseSettings):

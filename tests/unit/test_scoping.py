@@ -13,7 +13,18 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.db import CLOCK, EVERYTHING, Database, Scope, ScopedSession, exists_anywhere, owned_tables, take_turn
-from app.models import Action, ClusterTemplate, Container, Image, InjectedFile, Owned, Registry, Resource, Ticket
+from app.models import (
+    Action,
+    ClusterKey,
+    ClusterTemplate,
+    Container,
+    Image,
+    InjectedFile,
+    Owned,
+    Registry,
+    Resource,
+    Ticket,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 ALPHA, BETA = Scope("alpha"), Scope("beta")
@@ -347,11 +358,16 @@ async def test_a_question_about_all_projects_is_answered_by_yes_or_no_and_narrow
 
 
 def test_every_table_with_an_owner_is_confined() -> None:
-    assert {table for table in owned_tables() if not issubclass(table, Resource)} == {Action, InjectedFile, Ticket}
+    assert {table for table in owned_tables() if not issubclass(table, Resource)} == {
+        Action,
+        ClusterKey,
+        InjectedFile,
+        Ticket,
+    }
     assert {Action, Container, Image, Registry} <= set(owned_tables())
     mapped = {mapper.class_ for mapper in Owned._sa_registry.mappers}
     assert {table for table in mapped if "project_id" in table.__table__.c} - set(owned_tables()) == {
-        table for table in mapped if table.__name__ in ("IdentityGrant", "IdentityCredential", "Quota")
+        table for table in mapped if table.__name__ in ("ClusterQuota", "IdentityGrant", "IdentityCredential", "Quota")
     }
 
 
