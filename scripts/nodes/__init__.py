@@ -1,0 +1,1 @@
+"""Images that nodes of clusters are made from, of Debian's packages alone."""
