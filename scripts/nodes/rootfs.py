@@ -52,6 +52,9 @@ class RootFileSystem:
         self.file("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
         self.file("/etc/group", b"root:x:0:\n")
         self.file("/etc/nsswitch.conf", b"hosts: files dns\n")
+        if (system := Path("/etc/os-release")).exists():
+            self.file("/usr/lib/os-release", system.resolve())
+            self.link("/etc/os-release", "../usr/lib/os-release")
 
     def folder(self, path: str) -> None:
         """An empty folder; those that files lie in come by themselves."""
