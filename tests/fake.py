@@ -33,10 +33,12 @@ from app.backends.engine import (
     Stats,
     Top,
 )
+from app.backends.nodes import NodeNetwork
 from app.errors import EngineError, Gone, Refused, RegistryDown, Taken, Unavailable
 from tests.fake_changes import FakeChanges, Files, basic_files, check_limits
 from tests.fake_groups import FakeGroups
 from tests.fake_images import FakeImages
+from tests.fake_nodes import FakeNode, FakeNodes
 from tests.fake_streams import PROGRAMS, FakeStreams, Process, not_found, play
 from tests.fake_volumes import FakeVolumes, Volume
 from tests.fake_wires import FakeWires
@@ -74,7 +76,7 @@ class Box:
         return [*self.seen.entrypoint, *self.seen.command]
 
 
-class FakeEngine(FakeChanges, FakeGroups, FakeStreams, FakeImages, FakeVolumes, FakeWires):
+class FakeEngine(FakeChanges, FakeGroups, FakeStreams, FakeImages, FakeNodes, FakeVolumes, FakeWires):
     """A container engine in memory, with every ability.
 
     Attributes:
@@ -94,6 +96,9 @@ class FakeEngine(FakeChanges, FakeGroups, FakeStreams, FakeImages, FakeVolumes, 
         self._images: dict[str, ImageSeen] = {}
         self._committed: dict[str, Files] = {}
         self._volumes: dict[UUID, Volume] = {}
+        self._nodes: dict[tuple[UUID, str], FakeNode] = {}
+        self._node_volumes: dict[tuple[UUID, str, str], dict[str, bytes]] = {}
+        self._node_networks: dict[UUID, NodeNetwork] = {}
         self._registry: dict[str, tuple[ImageSeen, RegistryLogin | None]] = {}
         self._networks: dict[str, str] = {}
         self.execs: dict[str, tuple[str, Process]] = {}

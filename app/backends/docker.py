@@ -11,20 +11,19 @@ import json
 import os
 import shutil
 import time
-import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from ipaddress import IPv4Network
 from pathlib import Path
 from uuid import UUID
 
 from app.backends import docker_shapes as shapes
 from app.backends import nftables, sandbox
-from app.backends.docker_calls import Calls, container_path, find_url, next_chunk
+from app.backends.docker_calls import Calls, container_path, find_url, next_chunk, text_of
 from app.backends.docker_changes import DockerChanges
 from app.backends.docker_groups import DockerGroups
 from app.backends.docker_images import DockerImages
-from app.backends.docker_networks import DockerNetworks
+from app.backends.docker_networks import DockerNetworks, NameTaken
+from app.backends.docker_nodes import DockerNodes
 from app.backends.docker_streams import DockerStreams
 from app.backends.docker_volumes import DockerVolumes
 from app.backends.docker_wires import DockerWires, plug_in, replugged
@@ -56,7 +55,7 @@ def make(name: str, backend: BackendSettings, settings: Settings) -> ContainerEn
 
 
 class DockerEngine(
-    DockerChanges, DockerGroups, DockerNetworks, DockerStreams, DockerImages, DockerVolumes, DockerWires
+    DockerChanges, DockerNodes, DockerGroups, DockerNetworks, DockerStreams, DockerImages, DockerVolumes, DockerWires
 ):
     """A Docker daemon, on this host or on another.
 
@@ -92,7 +91,7 @@ class DockerEngine(
         document = await self.calls.call("GET", "info")
         disk, table = 0, ""
         if self.calls.is_local:
-            table = _text("/proc/self/mountinfo")
+            table = text_of("/proc/self/mountinfo")
             disk = _gib(document.get("DockerRootDir", ""))
         found = {Ability.GROUP} if document.get("Architecture", "") in sandbox.ARCHITECTURES else set()
         if shapes.limits_disk(document, table):
@@ -148,21 +147,6 @@ class DockerEngine(
         await self.calls.call(
             "POST", f"{container_path(ref)}/restart", {"t": timeout}, seconds=timeout + self.calls.patience
         )
-
-    async def remove(self, ref: str, force: bool) -> None:
-        """Remove with its anonymous volumes, and return when it is gone. Without `force`, Taken when it runs."""
-        try:
-            async with self.calls.session.slots:
-                await self.calls.call("DELETE", container_path(ref), {"force": force, "v": True})
-        except Gone:
-            return
-        except Taken as error:
-            if "already in progress" not in error.title:
-                raise
-            try:
-                await self.calls.call("POST", f"{container_path(ref)}/wait", {"condition": "removed"})
-            except Gone:
-                return
 
     async def pause(self, ref: str) -> None:
         """Freeze its processes; paused already is fine. Raises Taken when it does not run."""
@@ -311,36 +295,15 @@ class DockerEngine(
         return sorted(document["Id"] for document in await self.calls.call("GET", "networks", {"filters": label}))
 
     async def _create_network(self, project_id: str) -> None:
+        labels = {shapes.LABEL_PROJECT: project_id}
         pool, prefix = self._settings.network_pool, self._settings.network_prefix
-        taken = await self._taken_subnets()
-        while True:
-            subnet = shapes.free_subnet(pool, prefix, taken, zlib.crc32(project_id.encode()))
-            if subnet is None:
+        try:
+            if await self.cut_network(shapes.network_name(project_id), labels, pool, prefix, project_id) is None:
                 raise Taken(f"no network of /{prefix} is left in {pool}")
-            body = {
-                "Name": shapes.network_name(project_id),
-                "CheckDuplicate": True,
-                "Driver": "bridge",
-                "IPAM": {"Config": [{"Subnet": subnet}]},
-                "Labels": {shapes.LABEL_PROJECT: project_id},
-            }
-            try:
-                await self.calls.call("POST", "networks/create", body=body)
-            except Taken as error:
-                if "overlap" in error.title:
-                    # Somebody was quicker, or Docker knows of more routes than we do.
-                    taken.append(IPv4Network(subnet))
-                    continue
-                # The name is taken: by another replica in this moment, or by a network that is not ours.
-                if not await self._networks(project_id):
-                    raise
-            return
-
-    async def _taken_subnets(self) -> list[IPv4Network]:
-        documents = await self.calls.call("GET", "networks")
-        ranges = [entry.get("Subnet", "") for document in documents for entry in document["IPAM"]["Config"] or ()]
-        taken = [IPv4Network(subnet, strict=False) for subnet in ranges if "." in subnet]
-        return taken + shapes.routes(_text("/proc/net/route")) if self.calls.is_local else taken
+        except NameTaken:
+            # By another replica in this moment, or by a network that is not ours.
+            if not await self._networks(project_id):
+                raise
 
     async def _drop_networks(self, networks: Sequence[str]) -> None:
         for network in networks:
@@ -393,10 +356,3 @@ class DockerEngine(
 def _gib(path: str) -> int:
     """The size of the file system that holds `path`; 0 when there is no such path here."""
     return shutil.disk_usage(path).total // 1024**3 if path and Path(path).is_dir() else 0
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""

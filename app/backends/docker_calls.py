@@ -227,3 +227,11 @@ async def next_chunk(response: aiohttp.ClientResponse, silence: float | None) ->
     """What the stream has next, b"" at its end. Raises TimeoutError after `silence` seconds without a byte."""
     async with asyncio.timeout(silence):
         return await response.content.readany()
+
+
+def text_of(path: str) -> str:
+    """What a file of this host holds; nothing when it cannot be read."""
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

@@ -3,8 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 from uuid import UUID
 
 from app.backends import docker_shapes as shapes
@@ -13,6 +13,8 @@ from app.backends.engine import Seen
 from app.errors import Gone, Taken
 
 NAME_SECONDS = 10.0
+
+Found = TypeVar("Found")
 
 
 class DockerContainers:
@@ -49,25 +51,51 @@ class DockerContainers:
         await asyncio.gather(*(look(refs) for _ in range(8)))
         return found
 
+    async def remove(self, ref: str, force: bool) -> None:
+        """Remove with its anonymous volumes, and return when it is gone. Without `force`, Taken when it runs."""
+        try:
+            async with self.calls.session.slots:
+                await self.calls.call("DELETE", container_path(ref), {"force": force, "v": True})
+        except Gone:
+            return
+        except Taken as error:
+            if "already in progress" not in error.title:
+                raise
+            try:
+                await self.calls.call("POST", f"{container_path(ref)}/wait", {"condition": "removed"})
+            except Gone:
+                return
+
     async def _make(self, uuid: UUID, body: Mapping[str, Any]) -> Seen:
         """Make a container of this body, or return ours of this uuid that is there."""
+
+        def ours(document: Mapping[str, Any]) -> Seen | None:
+            seen = shapes.seen(document)
+            return seen if seen is not None and seen.uuid == uuid else None
+
+        return await self._make_named(shapes.container_name(uuid), body, ours)
+
+    async def _make_named(
+        self, name: str, body: Mapping[str, Any], ours: Callable[[Mapping[str, Any]], Found | None]
+    ) -> Found:
+        """Make a container of this name, or return the one that is there; `ours` reads it, None for somebody else's."""
         if self.installation is not None:
             body = {**body, "Labels": {**body["Labels"], shapes.LABEL_INSTALLATION: self.installation}}
-        name = shapes.container_name(uuid)
         deadline = time.monotonic() + NAME_SECONDS
         while True:
             try:
                 async with self.calls.session.slots:
-                    made = await self.calls.call("POST", "containers/create", {"name": name}, body=body)
-                return await self._seen(made["Id"])
+                    await self.calls.call("POST", "containers/create", {"name": name}, body=body)
+                problem: Gone | Taken = Gone(f"container {name} is not Caisson's")
             except (Gone, Taken) as error:
-                document = await self._inspect(name)
-                there = shapes.seen(document) if document else None
-                if there is not None and there.uuid == uuid:
-                    return there
-                # A name is reserved a moment before its container can be seen, or in vain if that create then fails.
-                if document or isinstance(error, Gone) or time.monotonic() > deadline:
-                    raise
+                problem = error
+            document = await self._inspect(name)
+            there = ours(document) if document else None
+            if there is not None:
+                return there
+            # A name is reserved a moment before its container can be seen, or in vain if that create then fails.
+            if document or isinstance(problem, Gone) or time.monotonic() > deadline:
+                raise problem
             await asyncio.sleep(0.05)
 
     async def _seen(self, ref: str) -> Seen:

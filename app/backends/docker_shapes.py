@@ -209,24 +209,29 @@ def limits(cpu: float, memory: int) -> dict[str, int]:
     return fields
 
 
+def state_of(state: Document) -> State:
+    """The state in an inspect document's part of that name."""
+    return _STATES.get(state["Status"], State.RUNNING if state.get("Running") else State.EXITED)
+
+
 def seen(document: Document) -> Seen | None:
     """What an inspect document says; None when it does not bear our labels."""
     config, state = document["Config"], document["State"]
     labels = config.get("Labels") or {}
-    uuid = _uuid(labels.get(LABEL_UUID))
+    uuid = uuid_of(labels.get(LABEL_UUID))
     if uuid is None or LABEL_PROJECT not in labels:
         return None
     return Seen(
         ref=document["Id"],
         uuid=uuid,
         project_id=labels[LABEL_PROJECT],
-        state=_STATES.get(state["Status"], State.RUNNING if state.get("Running") else State.EXITED),
+        state=state_of(state),
         image=config["Image"],
         exit_code=state["ExitCode"],
         oom_killed=state["OOMKilled"],
         error=state.get("Error") or "",
-        started_at=_moment(state["StartedAt"]),
-        finished_at=_moment(state["FinishedAt"]),
+        started_at=moment(state["StartedAt"]),
+        finished_at=moment(state["FinishedAt"]),
         command=_words(config.get("Cmd")),
         entrypoint=_words(config.get("Entrypoint")),
         hostname=config.get("Hostname") or None,
@@ -234,7 +239,7 @@ def seen(document: Document) -> Seen | None:
         ports=_numbers(config.get("ExposedPorts")),
         addresses=tuple(_addresses(document["NetworkSettings"].get("Networks") or {})),
         health=_health(state.get("Health")),
-        group=_uuid(labels.get(LABEL_GROUP)),
+        group=uuid_of(labels.get(LABEL_GROUP)),
         joined=_joined(document["HostConfig"].get("NetworkMode") or ""),
     )
 
@@ -243,14 +248,14 @@ def _joined(network: str) -> str | None:
     return network.removeprefix("container:") if network.startswith("container:") else None
 
 
-def _uuid(text: object) -> UUID | None:
+def uuid_of(text: object) -> UUID | None:
     try:
         return UUID(str(text))
     except ValueError:
         return None
 
 
-def _moment(text: str) -> datetime | None:
+def moment(text: str) -> datetime | None:
     # Go's zero time means: never.
     return None if text.startswith("0001-") else datetime.fromisoformat(text).astimezone(UTC)
 
@@ -389,7 +394,7 @@ def event(document: Document) -> EngineEvent | None:
     if action.startswith(("exec_", "top", "attach", "detach", "resize", "archive-path", "extract-to-dir", "export")):
         return None
     attributes = (document.get("Actor") or {}).get("Attributes") or {}
-    uuid = _uuid(attributes.get(LABEL_UUID))
+    uuid = uuid_of(attributes.get(LABEL_UUID))
     return None if uuid is None else EngineEvent(uuid, action)
 
 

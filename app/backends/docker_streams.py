@@ -67,16 +67,39 @@ class DockerStreams:
                         output += b"".join(frames.feed(chunk))
                         if len(output) > OUTPUT_LIMIT:
                             raise Refused(f"the command printed more than {OUTPUT_LIMIT} bytes")
-                while True:
-                    # The stream ends with the last writer, the record is complete a moment later.
-                    code = (await self.calls.call("GET", f"exec/{exec_id}/json"))["ExitCode"]
-                    if code is not None:
-                        return ExecResult(bytes(output), code)
-                    await asyncio.sleep(0.01)
+                return ExecResult(bytes(output), await self._exit_code(exec_id))
         except TimeoutError as error:
             await self._signal_exec(ref, exec_id, signal.SIGKILL)
             raise Taken(f"the command did not end within {timeout:g} seconds") from error
         except Refused:
+            await self._signal_exec(ref, exec_id, signal.SIGKILL)
+            raise
+
+    async def execute_fed(
+        self, ref: str, command: Sequence[str], stdin: AsyncIterator[bytes], timeout: float
+    ) -> ExecResult:
+        """As `execute`, with an input, whose end the command sees. Raises Refused over TLS, which cannot tell it."""
+        wish = {"AttachStdin": True, "AttachStdout": True, "AttachStderr": True, "Cmd": list(command)}
+        exec_id = (await self.calls.call("POST", f"{container_path(ref)}/exec", body=wish))["Id"]
+        url, output = URL(f"exec/{exec_id}/start"), bytearray()
+        try:
+            async with asyncio.timeout(timeout), self._upgraded(url, {"Detach": False, "Tty": False}, False) as stream:
+                feeding = asyncio.create_task(_feed(stream, stdin))
+                try:
+                    while chunk := await stream.read():
+                        output += chunk
+                        if len(output) > OUTPUT_LIMIT:
+                            raise Refused(f"the command printed more than {OUTPUT_LIMIT} bytes")
+                    if feeding.done():
+                        feeding.result()
+                finally:
+                    feeding.cancel()
+                    await asyncio.wait([feeding])
+                return ExecResult(bytes(output), await self._exit_code(exec_id))
+        except TimeoutError as error:
+            await self._signal_exec(ref, exec_id, signal.SIGKILL)
+            raise Taken(f"the command did not end within {timeout:g} seconds") from error
+        except BaseException:
             await self._signal_exec(ref, exec_id, signal.SIGKILL)
             raise
 
@@ -145,11 +168,11 @@ class DockerStreams:
             raise Taken(error.title) from error
 
     @asynccontextmanager
-    async def _upgraded(self, url: URL, body: Mapping[str, Any] | None, tty: bool) -> AsyncIterator[Stream]:
+    async def _upgraded(self, url: URL, body: Mapping[str, Any] | None, tty: bool) -> AsyncIterator["_Open"]:
         async def setup() -> tuple[URL, bytes | None, bool]:
             return url, None if body is None else json.dumps(body).encode(), tty
 
-        upgraded = Upgraded(self.calls.session.client, setup)
+        upgraded = _Upgraded(self.calls.session.client, setup)
         async with _words():
             async with asyncio.timeout(self.calls.patience):
                 await upgraded.__aenter__()
@@ -166,6 +189,14 @@ class DockerStreams:
         if document["ContainerID"] != ref:
             raise Gone(f"No such exec instance: {exec_id}")
         return document
+
+    async def _exit_code(self, exec_id: str) -> int:
+        """Of a command whose stream is over: that ends with the last writer, the record is complete a moment later."""
+        while True:
+            code = (await self.calls.call("GET", f"exec/{exec_id}/json"))["ExitCode"]
+            if code is not None:
+                return int(code)
+            await asyncio.sleep(0.01)
 
     async def _started(self, ref: str, exec_id: str) -> None:
         loop = asyncio.get_running_loop()
@@ -190,10 +221,26 @@ class DockerStreams:
                 _send(pid, ref, number)
 
 
+class _Upgraded(Upgraded):
+    def write_eof(self) -> None:
+        connection = self._resp.connection if self._resp is not None else None
+        transport = connection.transport if connection is not None else None
+        if transport is not None and not transport.is_closing():
+            if not transport.can_write_eof():
+                raise Refused("the end of an input cannot be told to an engine that is reached over TLS")
+            transport.write_eof()
+
+
+async def _feed(stream: "_Open", chunks: AsyncIterator[bytes]) -> None:
+    async for chunk in chunks:
+        await stream.write(chunk)
+    stream.end()
+
+
 class _Open:
     """An upgraded connection, as `Stream` wants it."""
 
-    def __init__(self, upgraded: Upgraded) -> None:
+    def __init__(self, upgraded: _Upgraded) -> None:
         self._upgraded = upgraded
 
     async def read(self) -> bytes:
@@ -207,6 +254,10 @@ class _Open:
         # When the connection is gone, `read` tells; the library's words for that are these, or an error of its own.
         with suppress(AssertionError, AttributeError, aiohttp.ClientError, OSError):
             await self._upgraded.write_in(data)
+
+    def end(self) -> None:
+        """No more is written; what the process writes can still be read."""
+        self._upgraded.write_eof()
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import Protocol, runtime_checkable
 from uuid import UUID
 
-from app.backends.wires import Attachment, Wires
+from app.backends.wires import Attachment
 
 
 class Ability(StrEnum):
@@ -43,6 +43,7 @@ class Ability(StrEnum):
     IMAGE_TAR = "image_tar"
     WIRE = "wire"
     FIREWALL = "firewall"
+    NODE = "node"  # see app.backends.nodes
 
 
 class State(StrEnum):
@@ -559,22 +560,3 @@ class Volumes(Protocol):
     async def volumes(self) -> list[VolumeSeen]:
         """Every volume that bears our label."""
         ...
-
-
-PROTOCOLS: Mapping[Ability, type] = {
-    Ability.PAUSE: Pauses,
-    Ability.KILL: Kills,
-    Ability.EXEC: Execs,
-    Ability.MEASURE: Measures,
-    Ability.NETWORK: Networks,
-    Ability.WATCH: Watches,
-    Ability.SEARCH: Searches,
-    Ability.UPDATE: Updates,
-    Ability.COMMIT: Commits,
-    Ability.IMAGE_TAR: Tars,
-    Ability.COPY: Copies,
-    Ability.VOLUMES: Volumes,
-    Ability.WIRE: Wires,
-    Ability.GROUP: Groups,
-    Ability.ATTACH: Attaches,
-}

@@ -82,12 +82,12 @@ class Nodes(Protocol):
     async def create_node(self, spec: NodeSpec) -> NodeSeen:
         """Make it, or return the one that is there; it is not started. One that never ran has all `files`.
 
-        Raises Gone when the image is absent, Taken when its address or a published port is in use.
+        Raises Gone when the image is absent, Taken when its address is in use.
         """
         ...
 
     async def start_node(self, ref: str) -> None:
-        """Start; already running is fine."""
+        """Start; already running is fine. Raises Taken when a published port is in use."""
         ...
 
     async def stop_node(self, ref: str, timeout: int) -> None:

@@ -6,19 +6,10 @@ from uuid import uuid4
 
 import pytest
 
-from app.backends.engine import (
-    PROTOCOLS,
-    ContainerEngine,
-    HealthCheck,
-    Kills,
-    Pauses,
-    Port,
-    Restart,
-    State,
-    Updates,
-)
+from app.backends.engine import ContainerEngine, HealthCheck, Kills, Pauses, Port, Restart, State, Updates
 from app.errors import Gone, Refused, Taken
 from tests.conformance.place import Place, until
+from tests.conformance.protocols import PROTOCOLS
 from tests.stack.session import free_port
 
 ABSENT = "0" * 64
