@@ -1,7 +1,8 @@
-"""The command line: ``caisson serve | migrate | check | policy sample``."""
+"""The command line: ``caisson serve | migrate | check | drivers list | policy sample``."""
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -9,13 +10,16 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
 
 import structlog
 import uvicorn
 from pydantic import ValidationError
 
 from app import __version__, policy
-from app.backends import load
+from app.backends import DriverKind, Engines, load, load_drivers
+from app.backends.driver import ClusterType
 from app.db import Database
 from app.errors import GatewayError
 from app.lock import only_process
@@ -36,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve.add_argument("--data-dir", help="where database and keys are kept (CAISSON_DATA_DIR)")
     commands.add_parser("migrate", help="bring the database to the newest schema")
     commands.add_parser("check", help="say whether configuration, database and engines are usable")
+    drivers = commands.add_parser("drivers", help="show which kinds of clusters can be made")
+    drivers.add_argument("what", choices=["list"])
+    drivers.add_argument("-d", "--details", action="store_true", help="show server type, operating system and COE")
+    drivers.add_argument("-f", "--format", choices=["table", "json"], default="table")
     commands.add_parser("policy", help="print a policy.yaml with every rule").add_argument("what", choices=["sample"])
     options = parser.parse_args(arguments)
     try:
@@ -57,6 +65,9 @@ def _run(options: argparse.Namespace) -> int:
     _log_setup()
     if options.command == "serve":
         return _serve(settings)
+    if options.command == "drivers":
+        print(asyncio.run(_drivers(settings, details=options.details, as_json=options.format == "json")))
+        return 0
     if options.command == "migrate":
         return asyncio.run(_migrate(settings))
     return asyncio.run(_check(settings))
@@ -130,10 +141,34 @@ async def _check(settings: Settings) -> int:
     return failed
 
 
+async def _drivers(settings: Settings, *, details: bool, as_json: bool) -> str:
+    """All installed drivers (magnum-api, section 11); in detail a line for each kind of cluster that one makes."""
+    engines = Engines({name: load(name, backend, settings) for name, backend in settings.backends.items()})
+    drivers = load_drivers(engines, settings)
+    try:
+        rows = [row for kind in drivers.kinds() for row in _described(kind, details=details)]
+    finally:
+        await drivers.close()
+        await engines.close()
+    if as_json:
+        return json.dumps(rows, indent=2)
+    heads = ["name", "enabled", *(["server_type", "os", "coe"] if details else [])]
+    lines = [heads, *([str(row[head]) for head in heads] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _described(kind: DriverKind, *, details: bool) -> list[dict[str, Any]]:
+    known: dict[str, Any] = {"name": kind.name, "enabled": kind.enabled}
+    if not details:
+        return [known]
+    return [known | asdict(made) for made in kind.provides or [ClusterType("-", "-", "-")]]
+
+
 def _log_setup() -> None:
     """One line an event on standard error: text for people, JSON where CAISSON_LOG_JSON is set."""
-    json = bool(os.environ.get("CAISSON_LOG_JSON"))
-    renderer = structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=False)
+    as_json = bool(os.environ.get("CAISSON_LOG_JSON"))
+    renderer = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     structlog.configure(
         processors=[

@@ -7,6 +7,7 @@ nothing. Older unfinished actions of a resource come first, so each resource is 
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from app.backends import Drivers
 from app.backends.engine import ContainerEngine
 from app.catalogue import Catalogue
 from app.db import CLOCK, EVERYTHING, Database, Scope, db_now, take_turn
@@ -76,6 +78,7 @@ class Job:
     settings: Settings
     vault: Vault
     catalogue: Catalogue | None = None  # the cloud's other services; None with the embedded identity
+    drivers: Drivers = field(default_factory=Drivers)
 
     @property
     def scope(self) -> Scope:
@@ -83,14 +86,19 @@ class Job:
         return Scope(self.action.project_id) if self.action.project_id else EVERYTHING
 
 
+Settle = Callable[[Job, Done | Failed, AsyncSession, Any], Awaitable[None]]
+"""Called with the locked resource in the transaction that ends its action, whoever ended it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How a verb is carried out, and how its failure shows on the resource."""
+    """How a verb is carried out, and how its end shows on the resource and on the rows that belong to it."""
 
     run: Callable[[Job], Awaitable[Outcome]]
     args: type[StepArgs]
     doing: str | None
     failed: Mapping[str, Any]
+    settle: Settle | None = None
 
 
 STEPS: dict[tuple[str, str], Step] = {}
@@ -103,14 +111,16 @@ def step(
     args: type[StepArgs] = StepArgs,
     doing: str | None = None,
     failed: Mapping[str, Any] | None = None,
+    settle: Settle | None = None,
 ) -> Callable[[Callable[[Job], Awaitable[Outcome]]], Callable[[Job], Awaitable[Outcome]]]:
     """Register the function that carries out `verb` on a resource of `kind`.
 
-    `doing` is the resource's ``task_state`` meanwhile; `failed` is written to it when the action fails.
+    `doing` is the resource's ``task_state`` meanwhile; `failed` is written to it when the action fails. `settle` writes
+    the rows that belong to the resource when the action ends, unless a delete has cancelled it.
     """
 
     def register(run: Callable[[Job], Awaitable[Outcome]]) -> Callable[[Job], Awaitable[Outcome]]:
-        STEPS[kind, verb] = Step(run, args, doing, failed or {})
+        STEPS[kind, verb] = Step(run, args, doing, failed or {}, settle)
         return run
 
     return register
@@ -345,15 +355,17 @@ async def cancelled(database: Database, job: Job) -> bool:
 
 async def finish(database: Database, job: Job, outcome: Outcome) -> bool:
     """Store an outcome. False, and nothing is written, when the lease was lost."""
-    failed = STEPS[job.action.resource_kind, job.action.verb].failed
+    step = STEPS[job.action.resource_kind, job.action.verb]
     match outcome:
         case Done(changes, remove, message):
             ended = {"state": ActionState.DONE, "message": message, **_noted(job)}
-            return await _fenced(database, job, ended, changes, remove=remove)
+            settle = partial(step.settle, job, outcome) if step.settle else None
+            return await _fenced(database, job, ended, changes, remove=remove, settle=settle)
         case Failed(reason, changes):
-            shown = {**failed, "status_reason": reason, **changes}
+            shown = {**step.failed, "status_reason": reason, **changes}
             ended = {"state": ActionState.FAILED, "message": reason, **_noted(job)}
-            return await _fenced(database, job, ended, shown)
+            settle = partial(step.settle, job, outcome) if step.settle else None
+            return await _fenced(database, job, ended, shown, settle=settle)
         case Again(after, memo, changes):
             waiting = {
                 "state": ActionState.QUEUED,
@@ -379,6 +391,14 @@ async def holds(session: AsyncSession, job: Job) -> bool:
     return mine.first() is not None
 
 
+async def write(session: AsyncSession, row: Any, changes: Mapping[str, Any]) -> None:
+    """Change a row that the session holds, and its ``updated_at``; nothing is written when all is so already."""
+    if any(getattr(row, name) != value for name, value in changes.items()):
+        row.updated_at = await clock(session)  # before the rest: asking writes what has changed so far
+        for name, value in changes.items():
+            setattr(row, name, value)
+
+
 def _noted(job: Job) -> dict[str, Any]:
     """What the step wrote into its memo since it began."""
     return {"memo": dict(job.memo)} if job.memo != (job.action.memo or {}) else {}
@@ -396,6 +416,7 @@ async def _fenced(
     changes: Mapping[str, Any],
     *,
     remove: bool = False,
+    settle: Callable[[AsyncSession, Any], Awaitable[None]] | None = None,
 ) -> bool:
     state = values.get("state")
     if state is not None:
@@ -420,6 +441,8 @@ async def _fenced(
             return False
         if row is not None:
             await _apply(session, row, changes, remove=remove, cancelled=cancel)
+            if settle is not None and (remove or not cancel):
+                await settle(session, row)
     return True
 
 
@@ -444,11 +467,8 @@ async def _apply(session: AsyncSession, row: Any, changes: Mapping[str, Any], *,
         return
     if cancelled:  # a later delete owns the public status already
         changes = {name: value for name, value in changes.items() if name not in ("status", "status_reason")}
-    if any(getattr(row, name) != value for name, value in changes.items()):
-        row.updated_at = await clock(session)  # before the rest: asking writes what has changed so far
+    await write(session, row, changes)
     row.task_state = None
-    for name, value in changes.items():
-        setattr(row, name, value)
 
 
 async def _resources(session: AsyncSession, actions: Sequence[Action]) -> tuple[set[str], dict[str, Any]]:

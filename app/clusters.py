@@ -17,8 +17,9 @@ class UpdateArgs(StepArgs):
     """Verb ``update``: node groups were added, changed, or are to go (their status says which).
 
     `groups` are the uuids of those that this action is about; `leaving` names nodes of one that go first when it
-    shrinks; `batch` nodes at most are replaced at a time. When it fails, the template and the counts that it changed
-    become again what `before_template` and `before_counts` (by group uuid) say.
+    shrinks; `batch` nodes at most are replaced at a time. When it fails, the template, the counts and the images that
+    it changed become again what `before_template`, `before_counts` and `before_images` say (by group uuid; of images
+    the columns ``image_id``, ``node_image`` and ``node_profile``).
     """
 
     groups: list[str] = Field(default_factory=list)
@@ -26,6 +27,7 @@ class UpdateArgs(StepArgs):
     batch: int = 1
     before_template: str | None = None
     before_counts: dict[str, int] = Field(default_factory=dict)
+    before_images: dict[str, dict[str, str]] = Field(default_factory=dict)
 
 
 class RotateArgs(StepArgs):

@@ -1,10 +1,10 @@
 """The parts of one running Caisson, handed to whoever serves requests. Made and taken apart in ``app.main``."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.auth import Authenticator
-from app.backends import Engines
+from app.backends import Drivers, Engines
 from app.catalogue import Catalogue
 from app.db import Database
 from app.policy import Policy
@@ -27,3 +27,4 @@ class Gateway:
     vault: Vault
     wake: Callable[[], None]
     catalogue: Catalogue | None = None
+    drivers: Drivers = field(default_factory=Drivers)

@@ -87,6 +87,15 @@ async def place(session: AsyncSession, engines: Engines, settings: Settings, wis
     return Place(best, known_as or (info.hostname if info else None))
 
 
+async def faults(session: AsyncSession, engines: Engines, settings: Settings, names: Collection[str]) -> dict[str, str]:
+    """Why those of these backends whose host gets nothing new get nothing; none are known before all were asked."""
+    if not engines.tried:
+        return {}
+    rows, now = await _newest(session), await clock(session)
+    found = {name: fault(rows[name], now, settings) for name in names if name in rows}
+    return {name: reason for name, reason in found.items() if reason is not None}
+
+
 def zone_of(settings: Settings, backend: str) -> str:
     """The availability zone of a backend."""
     known = settings.backends.get(backend)

@@ -11,9 +11,9 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 import app.steps  # noqa: F401  # the worker runs what is registered by then
-from app import documents, firewall, hosts, observe, refusals
+from app import cluster_watch, documents, firewall, hosts, observe, refusals
 from app.auth import Authenticator, AuthMiddleware, TokenSource
-from app.backends import Engines, load
+from app.backends import Drivers, Engines, load, load_drivers
 from app.db import Database
 from app.gate import Gate, Intake, is_public, render
 from app.gateway import Gateway
@@ -32,21 +32,23 @@ from app.worker import Worker
 log = structlog.get_logger("caisson.main")
 
 
-def create_app(settings: Settings, engines: Engines | None = None) -> ASGIApp:
+def create_app(settings: Settings, engines: Engines | None = None, drivers: Drivers | None = None) -> ASGIApp:
     """The whole service as one ASGI application. Raises Invalid for settings that cannot work.
 
-    `engines` replaces the configured ones, for tests.
+    `engines` replaces the configured ones, and `drivers` those that are installed, for tests.
     """
     vault = open_vault(settings)
     database = Database(settings.database)
     if engines is None:
         engines = Engines({name: load(name, backend, settings) for name, backend in settings.backends.items()})
+    if drivers is None:
+        drivers = load_drivers(engines, settings)
     source, embedded = _identity(settings, database, vault)
     catalogue = source if isinstance(source, Keystone) else None
-    worker = Worker(database, engines, settings, vault, catalogue)
+    worker = Worker(database, engines, settings, vault, catalogue, drivers)
     gateway = Gateway(
         settings, database, engines, Authenticator(source, _cache_seconds(settings)), Policy(settings.policy_file),
-        vault, worker.wake, catalogue,
+        vault, worker.wake, catalogue, drivers,
     )  # fmt: skip
 
     @asynccontextmanager
@@ -110,6 +112,7 @@ async def _running(gateway: Gateway, worker: Worker, embedded: EmbeddedIdentity 
                 sys.stdout.flush()
             engines.belong_to(await hosts.installation(database))
             await observe.ensure(database, list(engines))
+            await cluster_watch.ensure(database, gateway.drivers.backends())
             if gateway.catalogue is not None:
                 await firewall.ensure(database, list(engines))
             background = [asyncio.create_task(engines.keep_pinging(partial(hosts.report, database, engines, settings)))]
@@ -124,6 +127,7 @@ async def _running(gateway: Gateway, worker: Worker, embedded: EmbeddedIdentity 
             await asyncio.gather(*background, return_exceptions=True)
             await worker.stop()
         finally:
+            await gateway.drivers.close()
             await engines.close()
             await gateway.authenticator.close()
             await database.close()

@@ -430,6 +430,13 @@ class NodeGroup(Resource, table=True):
     labels: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
     node_labels: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
     node_taints: list[dict[str, str]] = Field(default_factory=list, sa_type=JSON)
+    # What image_id and flavor_id meant when they were accepted, whatever settings and services say later: the engine's
+    # name of the image, how its nodes are started, and of each node cores, MiB and GiB, where 0 is no limit.
+    node_image: str = ""
+    node_profile: str = ""
+    node_cpus: float = 0.0
+    node_memory: int = 0
+    node_disk: int = 0
     node_addresses: list[str] = Field(default_factory=list, sa_type=JSON)
     status: str = ClusterStatus.CREATE_IN_PROGRESS
     status_reason: str | None = None

@@ -22,7 +22,7 @@ from app.actions import SYSTEM, Again, Job, Outcome, step
 from app.backends.engine import ContainerEngine, Seen, State, Watches
 from app.db import EVERYTHING, Database
 from app.errors import EngineError
-from app.models import UNFINISHED, Action, ActionState, Capsule, Container, Status
+from app.models import UNFINISHED, Action, ActionState, Capsule, Cluster, Container, Status
 from app.settings import Settings
 
 log = structlog.get_logger("caisson.observe")
@@ -215,6 +215,7 @@ async def prune(job: Job) -> Outcome:
                 col(Action.state).not_in(UNFINISHED),
                 col(Action.resource_id).not_in(select(Container.uuid)),
                 col(Action.resource_id).not_in(select(Capsule.uuid)),
+                col(Action.resource_id).not_in(select(Cluster.uuid)),
             )
             .execution_options(synchronize_session=False)
         )

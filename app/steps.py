@@ -3,6 +3,8 @@
 from app import (
     capsule_steps,
     change_steps,
+    cluster_steps,
+    cluster_watch,
     container_steps,
     firewall,
     images,
@@ -14,6 +16,8 @@ from app import (
 __all__ = [
     "capsule_steps",
     "change_steps",
+    "cluster_steps",
+    "cluster_watch",
     "container_steps",
     "firewall",
     "images",

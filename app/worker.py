@@ -15,6 +15,7 @@ import structlog
 
 from app import actions
 from app.actions import STEPS, Again, Done, Failed, Job, Outcome
+from app.backends import Drivers
 from app.backends.engine import ContainerEngine
 from app.catalogue import Catalogue
 from app.db import EVERYTHING, Database
@@ -49,12 +50,14 @@ class Worker:
         settings: Settings,
         vault: Vault,
         catalogue: Catalogue | None = None,
+        drivers: Drivers | None = None,
     ) -> None:
         self.database = database
         self.engines = engines
         self.settings = settings
         self.vault = vault
         self.catalogue = catalogue
+        self.drivers = drivers or Drivers()
         # By id and lease: a process that was frozen may claim anew what it still seems to run.
         self._runs: dict[tuple[int, str], Run] = {}
         self._wake = asyncio.Event()
@@ -121,6 +124,7 @@ class Worker:
                 self.settings,
                 self.vault,
                 self.catalogue,
+                self.drivers,
             )
             self._runs[_key(job)] = Run(job, asyncio.create_task(self._run(job, asked_at + lease)))
         return len(claimed) == slots

@@ -1,16 +1,20 @@
-"""Engines, found by the entry point group ``app.backends``: nothing here names one."""
+"""Engines and drivers, found by the entry point groups ``app.backends`` and ``app.drivers``: nothing here names one."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 
 import structlog
 
+from app.backends.driver import ClusterAbility, ClusterDriver, ClusterType
 from app.backends.engine import ContainerEngine, EngineInfo
-from app.errors import EngineError, Invalid
+from app.backends.nodes import Nodes
+from app.errors import EngineError, Invalid, Unsupported
 from app.settings import BackendSettings, Settings
 
 GROUP = "app.backends"
+DRIVERS = "app.drivers"
 PING_EVERY = 10.0  # seconds
 
 log = structlog.get_logger("caisson.backends")
@@ -92,3 +96,78 @@ class Engines(Mapping[str, ContainerEngine]):
             log.warning("engine does not answer", backend=name, reason=error.title)
             return False
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class DriverKind:
+    """A driver that is installed; `enabled` unless settings disable it or no engine here can carry its nodes.
+
+    Types and abilities are known when some engine can.
+    """
+
+    name: str
+    enabled: bool
+    provides: Sequence[ClusterType] = ()
+    abilities: frozenset[ClusterAbility] = frozenset()
+
+
+class Drivers(Mapping[tuple[str, str], ClusterDriver]):
+    """The drivers of this replica, by their kind's name and the engine's: one of each kind on each engine that can.
+
+    `disabled` kinds still serve the clusters that they made.
+    """
+
+    def __init__(
+        self,
+        drivers: Mapping[tuple[str, str], ClusterDriver] | None = None,
+        *,
+        installed: Collection[str] = (),
+        disabled: Collection[str] = (),
+    ) -> None:
+        self._drivers = dict(drivers or {})
+        self._installed = {*installed, *(name for name, _ in self._drivers)}
+        self._disabled = frozenset(disabled)
+
+    def __getitem__(self, key: tuple[str, str]) -> ClusterDriver:
+        return self._drivers[key]
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._drivers)
+
+    def __len__(self) -> int:
+        return len(self._drivers)
+
+    def find(self, name: str, backend: str) -> ClusterDriver:
+        """The driver that makes clusters of this kind on this engine. Raises Unsupported."""
+        if (driver := self._drivers.get((name, backend))) is None:
+            if name not in self._installed:
+                raise Unsupported(f"the cluster driver {name} is not installed here")
+            raise Unsupported(f"engine {backend} has no ability node, which the cluster driver {name} needs")
+        return driver
+
+    def kinds(self) -> list[DriverKind]:
+        """All that are installed, by name."""
+        return [self._kind(name) for name in sorted(self._installed)]
+
+    def backends(self, name: str | None = None) -> list[str]:
+        """The engines that clusters (of one kind) can be made on."""
+        return list(dict.fromkeys(backend for kind, backend in self._drivers if name in (None, kind)))
+
+    async def close(self) -> None:
+        """Close every driver's connections."""
+        for driver in self._drivers.values():
+            await driver.close()
+
+    def _kind(self, name: str) -> DriverKind:
+        for (kind, _), driver in self._drivers.items():
+            if kind == name:
+                return DriverKind(name, name not in self._disabled, driver.provides, driver.abilities)
+        return DriverKind(name, False)
+
+
+def load_drivers(engines: Engines, settings: Settings) -> Drivers:
+    """Make every installed driver on every engine that can carry nodes of clusters (ability NODE)."""
+    found = {entry.name: entry for entry in entry_points(group=DRIVERS)}
+    hosts = {name: engine for name, engine in engines.items() if isinstance(engine, Nodes)}
+    made = {(kind, name): entry.load()(host, settings) for kind, entry in found.items() for name, host in hosts.items()}
+    return Drivers(made, installed=found, disabled=settings.clusters.disabled_drivers)
