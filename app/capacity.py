@@ -42,8 +42,9 @@ async def place(
 ) -> str:
     """The engine for a new cluster of this driver: of those that can and have room, the one with most of it left.
 
-    Its rows are not there yet. Raises Unsupported when no engine can, and Conflict saying of each why not: its host is down, or lacks what.
-    The turn that is taken lasts until the caller's transaction ends: what two ask at once is counted together.
+    Its rows are not there yet. Raises Unsupported when no engine can, and Conflict saying of each why not: its host is
+    down, or lacks what. The turn that is taken lasts until the caller's transaction ends: what two ask at once is
+    counted together.
     """
     if not (able := drivers.backends(driver)):
         raise Unsupported(f"no engine here can carry nodes of clusters, which the cluster driver {driver} needs")
@@ -67,7 +68,8 @@ async def place(
 async def check(session: AsyncSession, engines: Engines, backend: str, need: Need) -> None:
     """Whether an engine has room for further nodes, whose count is in no row yet.
 
-    Raises Conflict saying what is there and what is missing. The turn that is taken lasts until the caller's transaction ends.
+    Raises Conflict saying what is there and what is missing. The turn that is taken lasts until the caller's
+    transaction ends.
     """
     await take_turn(session, "capacity")
     taken = await _taken(session)
@@ -107,4 +109,3 @@ def _shortage(info: EngineInfo | None, taken: Need, need: Need) -> str | None:
                 f"and these would take {asked} {unit}"
             )
     return None
-

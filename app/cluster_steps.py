@@ -24,7 +24,7 @@ from app.errors import EngineError, Unavailable
 from app.models import UNFINISHED, Action, Cluster, ClusterStatus, NodeGroup
 
 STEP_LIMIT = 300.0  # seconds after which a driver's step is given up, and made again
-DELETE_EVERY = 1.0  # seconds between two looks at what a deletion has left
+DELETE_EVERY = 0.5  # seconds between two looks at what a deletion has left
 ENDS: Mapping[ClusterStatus, tuple[ClusterStatus | None, ClusterStatus]] = {
     ClusterStatus.CREATE_IN_PROGRESS: (ClusterStatus.CREATE_COMPLETE, ClusterStatus.CREATE_FAILED),
     ClusterStatus.CREATE_FAILED: (ClusterStatus.CREATE_COMPLETE, ClusterStatus.CREATE_FAILED),

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 from sqlmodel import select
 
-from app.backends import Engines
+from app.backends import Drivers, Engines
 from app.db import EVERYTHING, in_transaction
 from app.gateway import Gateway
 from app.identity import ROLE_IDS
@@ -25,6 +25,7 @@ from app.main import create_app
 from app.models import Action, Capsule, Container, Image, InjectedFile, Registry, Volume
 from app.settings import ClusterSettings, Flavor, IdentitySettings, NodeImage, Settings
 from tests.fake import FakeEngine
+from tests.fake_driver import FakeDriver
 
 ADMIN_PASSWORD = "pw-of-admin"
 PATIENCE = 15.0  # seconds until a wait fails; nothing is asserted about how long things take
@@ -68,6 +69,12 @@ class Running:
     @property
     def settings(self) -> Settings:
         return self.gateway.settings
+
+    def driver(self, name: str = "kubernetes") -> FakeDriver:
+        """The driver in memory that makes clusters of this kind."""
+        driver = self.gateway.drivers.find(name, self.engine.name)
+        assert isinstance(driver, FakeDriver)
+        return driver
 
     async def identity(self, method: str, path: str, token: str, body: Any = None) -> httpx.Response:
         answer = await self.client.request(
@@ -261,7 +268,8 @@ async def running(url: str, folder: Any, people: Sequence[str] = tuple(PEOPLE), 
     )
     engine = StrictEngine("local")
     engine.add_image(BUSY)
-    app = create_app(settings, Engines({"local": engine}))
+    drivers = Drivers({(name, "local"): FakeDriver(name) for name in ("kubernetes", "swarm")})
+    app = create_app(settings, Engines({"local": engine}), drivers)
     api = app
     while not isinstance(api, FastAPI):
         api = next(vars(api)[name] for name in ("app", "_app") if name in vars(api))

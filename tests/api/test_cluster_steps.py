@@ -1,0 +1,500 @@
+"""The steps of clusters, from rows and actions alone: what the API stores is stored here by hand."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+from sqlmodel import col, select
+
+from app import actions, cluster_keys, cluster_specs
+from app.actions import Asked, StepArgs
+from app.backends.driver import ClusterFailed, Keys
+from app.clusters import CreateArgs, DeleteArgs, RotateArgs, UpdateArgs
+from app.db import EVERYTHING
+from app.errors import NotFound, Refused, Unavailable
+from app.models import Action, Cluster, ClusterKey, ClusterStatus, ClusterTemplate, NodeGroup
+from tests.api.caisson import Running, eventually
+from tests.fake_driver import FakeDriver
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+PROJECT = "project-of-clusters"
+ASKED = Asked("u", "req-1")
+IMAGE: dict[str, Any] = {"image_id": "node-1", "node_image": "1", "node_profile": ""}
+
+
+@dataclass
+class Yard:
+    """Clusters on the shared application, made by rows and actions."""
+
+    running: Running
+    made: list[str] = field(default_factory=list)
+
+    @property
+    def driver(self) -> FakeDriver:
+        return self.running.driver()
+
+    async def create(self, *, masters: int = 1, workers: int = 1, seconds: float = 60, name: str = "blue") -> str:
+        """Accept a cluster. Returns its uuid."""
+        owned: dict[str, Any] = {"project_id": PROJECT, "user_id": "u", "created_at": 1.0}
+        async with self.running.gateway.database.transaction(EVERYTHING) as session:
+            template = ClusterTemplate(
+                **owned, name="t", coe="kubernetes", driver="kubernetes", image_id="node-1", cluster_distro="debian"
+            )
+            cluster = Cluster(
+                **owned, name=name, cluster_template_id=template.uuid, coe="kubernetes", driver="kubernetes",
+                backend="local",
+            )  # fmt: skip
+            session.add_all([template, cluster])
+            group: dict[str, Any] = {
+                **owned,
+                **IMAGE,
+                "cluster_id": cluster.uuid,
+                "is_default": True,
+                "node_memory": 512,
+            }
+            session.add(NodeGroup(**group, name="default-master", role="master", node_count=masters))
+            await session.flush()
+            session.add(NodeGroup(**group, name="default-worker", node_count=workers))
+            cluster_keys.make(session, cluster, self.running.gateway.vault)
+            await self._submit(session, cluster, "create", CreateArgs(), seconds)
+        self.running.gateway.wake()
+        self.made.append(cluster.uuid)
+        return cluster.uuid
+
+    async def ready(self, **wishes: Any) -> str:
+        """A cluster that is there."""
+        uuid = await self.create(**wishes)
+        await self.reaches(uuid, "CREATE_COMPLETE")
+        return uuid
+
+    async def act(
+        self, uuid: str, verb: str, args: StepArgs, *, seconds: float = 60, change: Any = None, later: bool = False
+    ) -> None:
+        """Accept a verb, with what `change` does to the cluster and its groups by name in the same transaction."""
+        async with self.running.gateway.database.transaction(EVERYTHING) as session:
+            row = (await session.exec(select(Cluster).where(Cluster.uuid == uuid).with_for_update())).one()
+            groups = (await session.exec(select(NodeGroup).where(NodeGroup.cluster_id == uuid))).all()
+            row.status = ClusterStatus.UPDATE_IN_PROGRESS
+            if verb == "delete":
+                row.status = ClusterStatus.DELETE_IN_PROGRESS
+                await actions.cancel_older(session, uuid, await actions.clock(session))
+            if change is not None:
+                change(row, {group.name: group for group in groups}, session)
+            if verb == "rotate_ca":
+                await cluster_keys.rotate(session, row, self.running.gateway.vault)
+            await self._submit(session, row, verb, args, seconds)
+        self.running.gateway.wake()
+
+    async def _submit(self, session: Any, row: Cluster, verb: str, args: StepArgs, seconds: float) -> None:
+        now = await actions.clock(session)
+        actions.submit(session, ASKED, "cluster", row, verb, "local", now, args=args, deadline=now + seconds)
+
+    async def resize(self, uuid: str, group: str, count: int, *, seconds: float = 60, **more: Any) -> None:
+        before = (await self.groups(uuid))[group]
+        args = UpdateArgs(groups=[before.uuid], before_counts={before.uuid: before.node_count}, **more)
+
+        def change(row: Cluster, groups: dict[str, NodeGroup], session: Any) -> None:
+            groups[group].node_count, groups[group].status = count, ClusterStatus.UPDATE_IN_PROGRESS
+
+        await self.act(uuid, "update", args, change=change, seconds=seconds)
+
+    async def add_group(self, uuid: str, name: str, count: int) -> None:
+        """Accept a further node group."""
+        group = NodeGroup(
+            project_id=PROJECT, user_id="u", created_at=1.0, cluster_id=uuid, name=name, node_count=count, **IMAGE
+        )
+        args = UpdateArgs(groups=[group.uuid])
+        await self.act(uuid, "update", args, change=lambda row, groups, session: session.add(group))
+
+    async def drop_group(self, uuid: str, name: str) -> None:
+        args = UpdateArgs(groups=[(await self.groups(uuid))[name].uuid])
+
+        def change(row: Cluster, groups: dict[str, NodeGroup], session: Any) -> None:
+            groups[name].status = ClusterStatus.DELETE_IN_PROGRESS
+
+        await self.act(uuid, "update", args, change=change)
+
+    async def delete(self, uuid: str, **more: Any) -> None:
+        def change(row: Cluster, groups: dict[str, NodeGroup], session: Any) -> None:
+            for group in groups.values():
+                group.status = ClusterStatus.DELETE_IN_PROGRESS
+
+        await self.act(uuid, "delete", DeleteArgs(), change=change, **more)
+
+    async def row(self, uuid: str) -> Cluster | None:
+        async with self.running.gateway.database.reading(EVERYTHING) as session:
+            return (await session.exec(select(Cluster).where(Cluster.uuid == uuid))).one_or_none()
+
+    async def cluster(self, uuid: str) -> Cluster:
+        row = await self.row(uuid)
+        assert row is not None
+        return row
+
+    async def groups(self, uuid: str) -> dict[str, NodeGroup]:
+        async with self.running.gateway.database.reading(EVERYTHING) as session:
+            found = await session.exec(
+                select(NodeGroup).where(NodeGroup.cluster_id == uuid).order_by(col(NodeGroup.id))
+            )
+            return {group.name: group for group in found}
+
+    async def keys(self, uuid: str) -> Keys:
+        async with self.running.gateway.database.reading(EVERYTHING) as session:
+            return await cluster_keys.find(session, uuid, self.running.gateway.vault)
+
+    async def log(self, uuid: str) -> list[Action]:
+        async with self.running.gateway.database.reading(EVERYTHING) as session:
+            found = await session.exec(select(Action).where(Action.resource_id == uuid).order_by(col(Action.id)))
+            return list(found)
+
+    async def reaches(self, uuid: str, status: str | None) -> None:
+        """Wait for a status that the cluster rests in, or until it is gone."""
+        seen: list[str | None] = []
+
+        async def there() -> bool:
+            row = await self.row(uuid)
+            seen[:] = [row.status if row else None, row.status_reason if row else None]
+            ended = all(action.state not in ("queued", "running") for action in await self.log(uuid))
+            return ended and seen[0] == status
+
+        await eventually(there, lambda: f"{seen}, not {status}")
+
+    async def says(self, uuid: str, words: str) -> None:
+        """Wait until the cluster's reason holds these words."""
+        seen: list[Any] = []
+
+        async def there() -> bool:
+            seen[:] = [(await self.cluster(uuid)).status_reason]
+            return words in (seen[0] or "")
+
+        await eventually(there, lambda: f"{seen}, not {words}")
+
+    def names(self, uuid: str) -> list[str]:
+        return [node.name for node in self.driver.nodes(UUID(uuid))]
+
+    async def nothing_left(self, uuid: str) -> None:
+        assert self.driver.nodes(UUID(uuid)) == []
+        assert await self.row(uuid) is None
+        assert await self.groups(uuid) == {}
+        async with self.running.gateway.database.reading(EVERYTHING) as session:
+            assert (await session.exec(select(ClusterKey).where(ClusterKey.cluster_id == uuid))).all() == []
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def yard(shared: Running) -> AsyncIterator[Yard]:
+    """On a driver that is as it was before."""
+    made = Yard(shared)
+    yield made
+    driver = made.driver
+    driver.thaw()
+    driver.looks = 1
+    driver.delay("converge", 0)
+    driver._broken.clear()
+    for uuid in made.made:
+        for node in driver.nodes(UUID(uuid)):
+            node.looks = 0  # what still goes on ends: a deletion that cuts it off takes its time
+        if (row := await made.row(uuid)) is not None:
+            if row.status == "CREATE_IN_PROGRESS":
+                await made.reaches(uuid, "CREATE_COMPLETE")
+            await made.delete(uuid)
+            await made.reaches(uuid, None)
+
+
+async def test_a_cluster_is_made(yard: Yard) -> None:
+    uuid = await yard.ready(masters=3, workers=2)
+    row, groups = await yard.cluster(uuid), await yard.groups(uuid)
+    assert len(yard.names(uuid)) == 5
+    assert (row.status_reason, row.health_status, row.coe_version) == (None, "HEALTHY", "v1")
+    assert row.health_status_reason is not None
+    assert row.health_status_reason["api"] == "ok"
+    assert row.api_address is not None
+    assert row.api_address.startswith("https://10.222.")
+    assert row.stack_id is not None
+    assert row.stack_id.startswith("blue-")
+    for name, count in (("default-master", 3), ("default-worker", 2)):
+        assert (groups[name].status, groups[name].status_reason) == ("CREATE_COMPLETE", None)
+        assert len(groups[name].node_addresses) == count
+        assert groups[name].stack_id == row.stack_id
+
+
+async def test_what_is_waited_for_is_told_and_so_is_what_is_known_already(yard: Yard) -> None:
+    yard.driver.looks = 10**6
+    uuid = await yard.create()
+    await yard.says(uuid, "0 of 2 nodes ready; blue-default-master-0: starting")
+    row, groups = await yard.cluster(uuid), await yard.groups(uuid)
+    assert row.status == "CREATE_IN_PROGRESS"
+    assert row.api_address is not None
+    assert groups["default-master"].status_reason == "0 of 1 nodes ready; blue-default-master-0: starting"
+    assert len(groups["default-master"].node_addresses) == 1
+
+
+async def test_a_creation_that_takes_too_long_says_what_it_waited_for(yard: Yard) -> None:
+    yard.driver.looks = 10**6
+    uuid = await yard.create(seconds=1)
+    await yard.reaches(uuid, "CREATE_FAILED")
+    reason = "gave up after the deadline: 0 of 2 nodes ready; blue-default-master-0: starting"
+    assert (await yard.cluster(uuid)).status_reason == reason
+    assert {(group.status, group.status_reason) for group in (await yard.groups(uuid)).values()} == {
+        ("CREATE_FAILED", reason)
+    }
+
+
+async def test_a_driver_that_hangs_does_not_outlast_the_deadline(yard: Yard) -> None:
+    yard.driver.freeze()
+    uuid = await yard.create(seconds=1)
+    await yard.reaches(uuid, "CREATE_FAILED")
+    assert "did not come back" in ((await yard.cluster(uuid)).status_reason or "")
+    assert {group.status for group in (await yard.groups(uuid)).values()} == {"CREATE_FAILED"}
+
+
+async def test_a_failure_is_told_of_the_group_that_it_is_about(yard: Yard) -> None:
+    yard.driver.break_nodes("default-worker", "exec format error")
+    uuid = await yard.create()
+    await yard.reaches(uuid, "CREATE_FAILED")
+    row, groups = await yard.cluster(uuid), await yard.groups(uuid)
+    assert row.status_reason == "blue-default-worker-0: exec format error"
+    assert groups["default-worker"].status_reason == "blue-default-worker-0: exec format error"
+    assert {group.status for group in groups.values()} == {"CREATE_FAILED"}
+    assert row.api_address is not None
+
+
+async def test_an_engine_that_is_away_is_waited_for(yard: Yard) -> None:
+    yard.driver.fail_next("converge", Unavailable("connection refused"))
+    yard.driver.fail_next("converge", Unavailable("connection refused"), after=True)
+    uuid = await yard.ready()
+    assert len(yard.names(uuid)) == 2
+
+
+async def test_a_step_that_crashes_fails_the_groups_as_well(yard: Yard) -> None:
+    uuid = await yard.ready()
+    yard.driver.fail_next("converge", ClusterFailed("no room for it"))
+    await yard.resize(uuid, "default-worker", 3)
+    await yard.reaches(uuid, "UPDATE_FAILED")
+    groups = await yard.groups(uuid)
+    assert (groups["default-worker"].status, groups["default-worker"].status_reason) == (
+        "UPDATE_FAILED", "no room for it",
+    )  # fmt: skip
+    assert groups["default-worker"].node_count == 1
+    assert groups["default-master"].status == "CREATE_COMPLETE"
+
+
+async def test_a_group_grows_and_shrinks_by_the_nodes_that_are_named(yard: Yard) -> None:
+    uuid = await yard.ready(workers=1)
+    await yard.resize(uuid, "default-worker", 3)
+    await yard.reaches(uuid, "UPDATE_COMPLETE")
+    await yard.resize(uuid, "default-worker", 2, leaving=["blue-default-worker-0"])
+    await yard.reaches(uuid, "UPDATE_COMPLETE")
+    assert yard.names(uuid) == ["blue-default-master-0", "blue-default-worker-1", "blue-default-worker-2"]
+    groups = await yard.groups(uuid)
+    assert groups["default-worker"].status == "UPDATE_COMPLETE"
+    assert len(groups["default-worker"].node_addresses) == 2
+    assert groups["default-master"].status == "CREATE_COMPLETE"
+    await yard.resize(uuid, "default-worker", 0)
+    await yard.reaches(uuid, "UPDATE_COMPLETE")
+    assert yard.names(uuid) == ["blue-default-master-0"]
+    assert (await yard.groups(uuid))["default-worker"].node_addresses == []
+
+
+async def test_an_update_of_nothing_is_an_update(yard: Yard) -> None:
+    uuid = await yard.ready()
+    await yard.resize(uuid, "default-worker", 1)
+    await yard.reaches(uuid, "UPDATE_COMPLETE")
+
+
+async def test_a_group_is_added_and_removed(yard: Yard) -> None:
+    uuid = await yard.ready()
+    await yard.add_group(uuid, "gpu", 2)
+    await yard.reaches(uuid, "UPDATE_COMPLETE")
+    groups = await yard.groups(uuid)
+    assert groups["gpu"].status == "CREATE_COMPLETE"
+    assert len(groups["gpu"].node_addresses) == 2
+    assert groups["default-worker"].status == "CREATE_COMPLETE"
+    await yard.drop_group(uuid, "gpu")
+    await yard.reaches(uuid, "UPDATE_COMPLETE")
+    assert "gpu" not in await yard.groups(uuid)
+    assert len(yard.names(uuid)) == 2
+
+
+async def test_groups_that_are_added_at_once_wait_for_each_other(yard: Yard) -> None:
+    """And one that cannot be made spoils no other."""
+    uuid = await yard.ready()
+    yard.driver.break_nodes("b", "no such device")
+    for name in ("a", "b", "c"):
+        await yard.add_group(uuid, name, 1)
+    await yard.reaches(uuid, "UPDATE_FAILED")
+    groups = await yard.groups(uuid)
+    assert groups["a"].status == "CREATE_COMPLETE"
+    assert (groups["b"].status, groups["b"].status_reason) == ("CREATE_FAILED", "blue-b-0: no such device")
+    await yard.drop_group(uuid, "b")
+    await yard.reaches(uuid, "UPDATE_COMPLETE")
+    assert {name: group.status for name, group in (await yard.groups(uuid)).items()} == {
+        "default-master": "CREATE_COMPLETE",
+        "default-worker": "CREATE_COMPLETE",
+        "a": "CREATE_COMPLETE",
+        "c": "CREATE_COMPLETE",
+    }
+
+
+async def test_while_others_wait_the_cluster_is_not_complete(yard: Yard) -> None:
+    uuid = await yard.ready()
+    yard.driver.freeze()
+    await yard.add_group(uuid, "a", 1)
+    await yard.resize(uuid, "default-worker", 2)
+    yard.driver.thaw()
+    seen: set[str] = set()
+
+    async def ended() -> bool:
+        row = await yard.cluster(uuid)
+        log = await yard.log(uuid)
+        if log[-1].state in ("queued", "running"):
+            seen.add((await yard.cluster(uuid)).status if log[-1].state == "queued" else row.status)
+        return log[-1].state == "done"
+
+    await eventually(ended, lambda: "not done")
+    await yard.reaches(uuid, "UPDATE_COMPLETE")
+    assert seen <= {"UPDATE_IN_PROGRESS", "UPDATE_COMPLETE"}
+    assert len(yard.names(uuid)) == 4
+
+
+async def test_an_upgrade_replaces_nodes_and_a_failed_one_puts_the_rows_back(yard: Yard) -> None:
+    uuid = await yard.ready(workers=2)
+    before, groups = await yard.cluster(uuid), await yard.groups(uuid)
+    newer = {"image_id": "node-2", "node_image": "2", "node_profile": ""}
+
+    def change(row: Cluster, groups: dict[str, NodeGroup], session: Any) -> None:
+        template = ClusterTemplate(
+            project_id=PROJECT, user_id="u", created_at=1.0, name="n", coe="kubernetes", driver="kubernetes",
+            image_id="node-2", cluster_distro="debian",
+        )  # fmt: skip
+        session.add(template)
+        row.cluster_template_id = template.uuid
+        for group in groups.values():
+            group.status = ClusterStatus.UPDATE_IN_PROGRESS
+            for name, value in newer.items():
+                setattr(group, name, value)
+
+    args = UpdateArgs(
+        groups=[group.uuid for group in groups.values()],
+        batch=2,
+        before_template=before.cluster_template_id,
+        before_images={group.uuid: IMAGE for group in groups.values()},
+    )
+    yard.driver.break_nodes("default-worker", "does not boot")
+    await yard.act(uuid, "update", args, change=change)
+    await yard.reaches(uuid, "UPDATE_FAILED")
+    row, groups = await yard.cluster(uuid), await yard.groups(uuid)
+    assert row.cluster_template_id == before.cluster_template_id
+    assert {group.node_image for group in groups.values()} == {"1"}
+    yard.driver.repair_nodes("default-worker")
+    await yard.act(uuid, "update", args, change=change)
+    await yard.reaches(uuid, "UPDATE_COMPLETE")
+    row, groups = await yard.cluster(uuid), await yard.groups(uuid)
+    assert row.cluster_template_id != before.cluster_template_id
+    assert row.coe_version == "v2"
+    assert {group.status for group in groups.values()} == {"UPDATE_COMPLETE"}
+    assert {node.spec.image for node in yard.driver.nodes(UUID(uuid))} == {"2"}
+
+
+async def test_an_authority_is_replaced_and_the_old_one_forgotten(yard: Yard) -> None:
+    uuid = await yard.ready()
+    old = await yard.keys(uuid)
+    yard.driver.fail_next("converge", ClusterFailed("a node does not answer"))
+    await yard.act(uuid, "rotate_ca", RotateArgs())
+    await yard.reaches(uuid, "UPDATE_FAILED")
+    halfway = await yard.keys(uuid)
+    assert halfway.previous == old.cluster
+    assert halfway.cluster != old.cluster
+    await yard.act(uuid, "rotate_ca", RotateArgs())
+    await yard.reaches(uuid, "UPDATE_COMPLETE")
+    new = await yard.keys(uuid)
+    assert new.previous is None
+    assert new.cluster == halfway.cluster
+    assert (new.etcd, new.front_proxy, new.accounts) == (old.etcd, old.front_proxy, old.accounts)
+    trusts = {(node.serves, node.trusts) for node in yard.driver.nodes(UUID(uuid))}
+    assert trusts == {(new.cluster.certificate, (new.cluster.certificate,))}
+
+
+async def test_keys_are_sealed(yard: Yard) -> None:
+    uuid = await yard.ready()
+    keys = await yard.keys(uuid)
+    async with yard.running.gateway.database.reading(EVERYTHING) as session:
+        rows = (await session.exec(select(ClusterKey).where(ClusterKey.cluster_id == uuid))).all()
+    assert sorted(row.kind for row in rows) == ["accounts", "cluster", "etcd", "front_proxy"]
+    assert not [row for row in rows if "PRIVATE KEY" in row.private_key]
+    assert "PRIVATE KEY" in keys.accounts
+    assert "PRIVATE KEY" not in repr(keys)
+    for action in await yard.log(uuid):
+        assert "PRIVATE KEY" not in f"{action.args}{action.memo}"
+    with pytest.raises(NotFound):
+        await yard.keys("00000000-0000-4000-8000-000000000000")
+
+
+async def test_a_deletion_leaves_nothing(yard: Yard) -> None:
+    uuid = await yard.ready(masters=3, workers=2)
+    await yard.delete(uuid)
+    await yard.reaches(uuid, None)
+    await yard.nothing_left(uuid)
+    assert yard.driver._clusters.get(UUID(uuid)) is None
+
+
+async def test_a_deletion_cancels_what_is_going_on(yard: Yard) -> None:
+    yard.driver.looks = 10**6
+    uuid = await yard.create()
+    await yard.says(uuid, "nodes ready")
+    await yard.delete(uuid)
+    await yard.reaches(uuid, None)
+    await yard.nothing_left(uuid)
+    assert [action.state for action in await yard.log(uuid)] == ["cancelled", "done"]
+
+
+@pytest.mark.parametrize("error", [Refused("device busy"), Unavailable("no answer")])
+async def test_a_deletion_that_is_refused_says_so_and_can_be_asked_again(yard: Yard, error: Any) -> None:
+    uuid = await yard.ready()
+    for _ in range(20):
+        yard.driver.fail_next("delete", error)
+    await yard.delete(uuid, seconds=1)
+    await yard.reaches(uuid, "DELETE_FAILED")
+    row, groups = await yard.cluster(uuid), await yard.groups(uuid)
+    assert error.title in (row.status_reason or "")
+    assert {group.status for group in groups.values()} == {"DELETE_FAILED"}
+    assert error.title in (groups["default-worker"].status_reason or "")
+    yard.driver._failures.clear()
+    await yard.delete(uuid)
+    await yard.reaches(uuid, None)
+    await yard.nothing_left(uuid)
+
+
+async def test_a_cluster_whose_driver_is_not_installed_says_so(yard: Yard) -> None:
+    uuid = await yard.ready()
+    async with yard.running.gateway.database.transaction(EVERYTHING) as session:
+        (await session.exec(select(Cluster).where(Cluster.uuid == uuid))).one().driver = "other"
+    await yard.resize(uuid, "default-worker", 2)
+    await yard.reaches(uuid, "UPDATE_FAILED")
+    assert (await yard.cluster(uuid)).status_reason == "the cluster driver other is not installed here"
+    assert (await yard.groups(uuid))["default-worker"].status == "UPDATE_FAILED"
+    async with yard.running.gateway.database.transaction(EVERYTHING) as session:
+        (await session.exec(select(Cluster).where(Cluster.uuid == uuid))).one().driver = "kubernetes"
+
+
+async def test_the_wish_of_a_group_is_what_its_row_says(yard: Yard) -> None:
+    uuid = await yard.ready()
+    database, vault = yard.running.gateway.database, yard.running.gateway.vault
+    rows = (await cluster_specs.read(database, EVERYTHING, Cluster.uuid == uuid))[uuid]
+    worker = rows.groups[1]
+    worker.node_taints, worker.node_labels = [{"key": "a", "value": "b", "effect": "NoSchedule"}], {"zone": "1"}
+    rows.template.dns_nameserver = "192.0.2.1, 192.0.2.2"
+    spec = cluster_specs.spec_of(rows, vault, about=[worker.uuid], leaving=["x"], batch=3)
+    master, nodes = spec.groups
+    assert (master.role, master.leaving, master.batch) == ("master", [], 1)
+    assert (nodes.leaving, nodes.batch, nodes.memory, nodes.image) == (["x"], 3, 512, "1")
+    assert nodes.node_taints == worker.node_taints
+    assert nodes.node_labels == worker.node_labels
+    assert spec.name_servers == ["192.0.2.1", "192.0.2.2"]
+    assert spec.keys == await yard.keys(uuid)
+    assert cluster_specs.spec_of(rows).keys is None
+    worker.status = ClusterStatus.DELETE_IN_PROGRESS
+    assert [group.name for group in cluster_specs.spec_of(rows).groups] == ["default-master"]
+    assert "PRIVATE KEY" not in repr(spec)
