@@ -1,4 +1,4 @@
-"""The command line: ``caisson serve | migrate | check | drivers list | policy sample``."""
+"""The command line: ``caisson serve | migrate | check | secrets … | drivers list | policy sample``."""
 
 import argparse
 import asyncio
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -24,7 +25,10 @@ from app.db import Database
 from app.errors import GatewayError
 from app.lock import only_process
 from app.main import create_app
+from app.schema import Standing
+from app.sealed import rotate
 from app.settings import Settings
+from app.vault import kept_keys, new_key
 
 WEBSOCKET_MESSAGE = 1024 * 1024  # bytes that a client may send in one
 
@@ -40,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve.add_argument("--data-dir", help="where database and keys are kept (CAISSON_DATA_DIR)")
     commands.add_parser("migrate", help="bring the database to the newest schema")
     commands.add_parser("check", help="say whether configuration, database and engines are usable")
+    _secrets_parser(commands.add_parser("secrets", help="keys that encrypt secrets at rest"))
     drivers = commands.add_parser("drivers", help="show which kinds of clusters can be made")
     drivers.add_argument("what", choices=["list"])
     drivers.add_argument("-d", "--details", action="store_true", help="show server type, operating system and COE")
@@ -56,9 +61,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2
 
 
+def _secrets_parser(parser: argparse.ArgumentParser) -> None:
+    """Keys come in files and go out on standard output: whoever lists processes sees command lines."""
+    verbs = parser.add_subparsers(dest="what", required=True)
+    verbs.add_parser("new-key", help="print a new key for CAISSON_SECRET_KEY")
+    rotate = verbs.add_parser("rotate", help="encrypt every secret anew under the newest key")
+    rotate.add_argument("--key-file", type=Path, help="take the new key from this file; it is made when absent")
+
+
 def _run(options: argparse.Namespace) -> int:
     if options.command == "policy":
         print(policy.sample(), end="")
+        return 0
+    if options.command == "secrets" and options.what == "new-key":
+        print(new_key())
         return 0
     given = {key: value for key in ("host", "port", "data_dir") if (value := getattr(options, key, None)) is not None}
     settings = Settings(**given)
@@ -70,14 +86,20 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     if options.command == "migrate":
         return asyncio.run(_migrate(settings))
+    if options.command == "secrets":
+        key = kept_keys(options.key_file)[0] if options.key_file else None
+        changed = asyncio.run(rotate(settings, key))
+        print(f"caisson: {changed} secrets are under the newest key now; nothing needs an older one")
+        return 0
     return asyncio.run(_check(settings))
 
 
 def _serve(settings: Settings) -> int:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    # The lifespan holds this lock; when it cannot be had, that would be told by a traceback there, and is a line here.
+    # The lifespan holds this lock, and migrates; what hinders either would be told by a traceback there, and is a line
+    # here.
     with only_process(settings):
-        pass
+        asyncio.run(_fits(settings))
     try:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=512)
@@ -111,6 +133,17 @@ def _notice_dead_peers(listener: socket.socket) -> None:
     for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, name):
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+async def _fits(settings: Settings) -> None:
+    """Raises Invalid when the database is not one that this program can serve, or bring there."""
+    database = Database(settings.database)
+    try:
+        schema = await database.schema()
+        if schema.standing is Standing.NEWER or not settings.migrate_on_start:
+            await database.require_schema()
+    finally:
+        await database.close()
 
 
 async def _migrate(settings: Settings) -> int:

@@ -17,7 +17,6 @@ from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from threading import Thread
 from typing import Any
 from weakref import WeakSet
@@ -37,10 +36,10 @@ from sqlalchemy.types import Float
 from sqlmodel import Session, SQLModel, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-import app.models
 from app.answers import Answer, Answers
-from app.errors import Busy
+from app.errors import Busy, Invalid
 from app.models import ClusterTemplate, Owned, Resource
+from app.schema import Schema, look, upgrade
 
 log = structlog.get_logger("caisson.db")
 
@@ -168,7 +167,10 @@ class Database:
             return tuple(row.one())
 
     async def migrate(self) -> None:
-        """Bring the schema to the newest revision; several replicas may call this at once. Raises Busy."""
+        """Bring the schema to the newest revision; several replicas may call this at once.
+
+        Raises Busy, and Invalid when the database is a newer program's.
+        """
         # Replicas wait for each other here, and a large table takes its time: no limit but the operator's patience.
         engine = self._write if self.embedded else self._engine(1, {}, patience=None)
         try:
@@ -176,10 +178,21 @@ class Database:
                 async with engine.begin() as connection:
                     if not self.embedded:
                         await connection.exec_driver_sql("SELECT pg_advisory_xact_lock(9517)")
-                    await connection.run_sync(_upgrade)
+                    await connection.run_sync(upgrade)
         finally:
             if engine is not self._write:
                 await engine.dispose()
+
+    async def schema(self) -> Schema:
+        """How the schema compares with the program's. Raises Busy."""
+        with _away_is_busy():
+            async with self._read.connect() as connection:
+                return await connection.run_sync(look)
+
+    async def require_schema(self) -> None:
+        """Raises Invalid when the schema is not the program's, and Busy."""
+        if (problem := (await self.schema()).problem()) is not None:
+            raise Invalid(problem)
 
     async def close(self) -> None:
         """Return every connection, and wait for those that a cancelled task left to themselves."""
@@ -290,19 +303,6 @@ def _sqlite_pragmas(connection: Any, record: Any) -> None:
 
 def _begin_immediate(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _upgrade(connection: Connection) -> None:
-    from alembic import command
-    from alembic.config import Config
-
-    # A wheel carries the migrations inside the package; beside it, in site-packages, lies the library of that name.
-    package = Path(app.models.__file__).parent
-    packed = package / "migrations"
-    config = Config()
-    config.set_main_option("script_location", str(packed if packed.is_dir() else package.parent / "alembic"))
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
 
 
 def owned_tables() -> list[type[Owned]]:

@@ -107,6 +107,8 @@ async def _running(gateway: Gateway, worker: Worker, embedded: EmbeddedIdentity 
         try:
             if settings.migrate_on_start:
                 await database.migrate()
+            else:
+                await database.require_schema()
             if embedded is not None and (password := await embedded.prepare()) is not None:
                 sys.stdout.write(f"caisson: first start: user admin, project demo, password {password}\n")
                 sys.stdout.flush()

@@ -130,6 +130,9 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = Field(
         None, description="Encrypts secrets at rest; kept in data_dir when absent, required with PostgreSQL."
     )
+    other_secret_keys: list[SecretStr] = Field(
+        default_factory=list, description="Keys that are read as well: from before a rotation, or the one to come."
+    )
     policy_file: Path | None = Field(None, description="oslo.policy YAML that overrides single rules.")
     keystone: KeystoneSettings | None = None
     identity: IdentitySettings = IdentitySettings()
