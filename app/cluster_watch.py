@@ -103,9 +103,7 @@ async def _look(job: Job, rows: Rows) -> Facts:
             seen = await driver.observe(spec)
             if seen is None:
                 return Facts(health("UNHEALTHY", "the engine holds no node of it"))
-            mended = ""
-            if not seen.healthy and cluster.status != ClusterStatus.DELETE_FAILED:
-                mended = await driver.mend(spec)
+            mended = await driver.mend(spec) if not seen.healthy and await _mendable(job, cluster) else ""
     except TimeoutError:
         return Facts(health("UNKNOWN", f"no answer within {LOOK_LIMIT:.0f} seconds"))
     except GatewayError as error:
@@ -117,6 +115,15 @@ async def _look(job: Job, rows: Rows) -> Facts:
         log.info("cluster mended", cluster=cluster.uuid, what=mended)
     groups = {group.uuid: group_facts(group, seen, cluster) for group in rows.groups}
     return Facts(facts_of(cluster, seen) | health_of(seen), groups, bool(mended))
+
+
+async def _mendable(job: Job, cluster: Cluster) -> bool:
+    """Whether it is still nobody's business. One that is deleted just now is swept at the end of the round."""
+    if cluster.status == ClusterStatus.DELETE_FAILED:
+        return False
+    async with job.database.reading(EVERYTHING) as session:
+        living = (await session.exec(select(Cluster.id).where(Cluster.uuid == cluster.uuid))).first()
+        return living is not None and not await actions.unfinished(session, [cluster.uuid])
 
 
 async def _store(job: Job, rows: Rows, facts: Facts) -> None:

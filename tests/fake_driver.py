@@ -27,8 +27,10 @@ from app.backends.driver import (
     Progress,
 )
 from app.backends.engine import ContainerEngine
+from app.backends.nodes import NodeHost
 from app.db import in_transaction
 from app.errors import EngineError, Invalid, Refused
+from app.settings import Settings
 
 NETWORK = {"kubernetes": ("flannel", "calico"), "swarm-mode": ("docker",), "swarm": ("docker",)}
 TYPES = {
@@ -36,6 +38,7 @@ TYPES = {
     "swarm": (ClusterType("vm", "*", "swarm-mode"), ClusterType("vm", "*", "swarm")),
 }
 SMALLEST = 64  # MiB that a node needs
+MOST_MASTERS, MOST_NODES = 7, 253
 
 
 @dataclass(slots=True)
@@ -71,12 +74,17 @@ class FakeCluster:
         return f"10.222.{self.number}.{self.addresses}"
 
 
+def make(host: NodeHost, settings: Settings) -> "FakeDriver":
+    """The entry point of a distribution that has it."""
+    return FakeDriver()
+
+
 class FakeDriver:
     """A driver with every ability but that of running containers.
 
     Attributes:
         calls: how often each verb was called, failures included.
-        looks: how many looks a node takes until it is ready.
+        looks: how many looks a node takes until it is ready; it starts while somebody looks.
         pause: seconds between two looks at nodes that start.
     """
 
@@ -120,6 +128,14 @@ class FakeDriver:
         """They start again."""
         del self._broken[group]
 
+    def reset(self) -> None:
+        """Nothing fails, is late, frozen or broken any more."""
+        self.looks = 1
+        self._broken.clear()
+        self._failures.clear()
+        self._delays.clear()
+        self.thaw()
+
     def stop_node(self, cluster: UUID, name: str) -> None:
         """The node stops by itself."""
         self._clusters[cluster].nodes[name].running = False
@@ -127,6 +143,10 @@ class FakeDriver:
     def vanish(self, cluster: UUID) -> None:
         """Somebody removes the whole cluster from the engine."""
         del self._clusters[cluster]
+
+    def held(self) -> set[UUID]:
+        """The clusters of which there is anything."""
+        return set(self._clusters)
 
     def nodes(self, cluster: UUID) -> list[FakeNode]:
         """What there is, by name."""
@@ -148,8 +168,10 @@ class FakeDriver:
         if not spec.groups or spec.groups[0].role != MASTER:
             raise Invalid("the first node group must be that of the masters")
         masters = spec.groups[0].count
-        if masters < 1 or masters % 2 == 0:
-            raise Invalid(f"master_count: {masters} masters cannot agree; use an odd number")
+        if masters % 2 == 0 or masters > MOST_MASTERS:
+            raise Invalid(f"master_count: {masters} masters cannot agree; use an odd number up to {MOST_MASTERS}")
+        if (nodes := sum(group.count for group in spec.groups)) > MOST_NODES:
+            raise Invalid(f"node_count: a cluster's network has room for {MOST_NODES} nodes; these are {nodes}")
         for group in spec.groups:
             if group.memory and group.memory < SMALLEST:
                 raise Invalid(f"flavor_id: nodes of {group.name} need {SMALLEST} MiB of memory, not {group.memory}")
@@ -175,6 +197,9 @@ class FakeDriver:
             masters = [node for node in nodes if node.group == spec.groups[0].uuid]
             reachable = any(node.ready for node in masters)
             facts = [NodeFact(node.name, node.group, node.address, node.ready, _why(node)) for node in nodes]
+            for node in nodes:
+                if node.running and node.spec.name not in self._broken:
+                    node.looks -= node.looks > 0  # as time goes by for nodes that do something
             reasons = {f"{fact.name}.Ready": "True" if fact.ready else f"False: {fact.reason}" for fact in facts}
             scheme, port = ("https", 6443) if self.name == "kubernetes" else ("tcp", 2376)
             return ClusterSeen(
@@ -278,11 +303,12 @@ class FakeDriver:
                 node.looks -= 1
         late = [node.name for node in cluster.nodes.values() if not node.ready]
         missing = sum(group.count for group in spec.groups) - len(cluster.nodes)
-        if not late and not missing:
+        images = {group.uuid: group.image for group in spec.groups}
+        old = any(node.spec.image != images[node.group] for node in cluster.nodes.values())
+        if not late and not missing and not old:
             return ""
-        return f"{len(cluster.nodes) - len(late)} of {len(cluster.nodes) + missing} nodes ready; " + "; ".join(
-            [*(f"{name}: starting" for name in late)]
-        )
+        words = [f"{len(cluster.nodes) - len(late)} of {len(cluster.nodes) + missing} nodes ready"]
+        return "; ".join(words + [f"{name}: starting" for name in late])
 
     def _remove(self, cluster: FakeCluster, node: FakeNode) -> str:
         del cluster.nodes[node.name]

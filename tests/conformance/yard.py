@@ -1,0 +1,144 @@
+"""A cluster driver together with what a test needs around it.
+
+A driver is added by a function that makes a `Yard` of it, and its name in `YARDS`.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from app.backends.driver import ClusterDriver, ClusterSeen, ClusterSpec, Keys, NodeGroupSpec, Progress
+from app.certificates import make_authority
+from tests.fake_driver import FakeDriver
+
+MOST_STEPS = 2000
+
+
+@dataclass
+class Yard:
+    """One driver for one test.
+
+    Attributes:
+        driver: what is tested.
+        twin: the same on the same engine, as a second replica has it.
+        coe: what it makes.
+        image: what its nodes are made from.
+        newer: another such image, that nodes can be upgraded to.
+        stop: lets the node of this name stop by itself.
+        held: the clusters of which the engine holds anything.
+        sizes: cores and MiB of each node.
+        labels: what each cluster of the test bears.
+        seconds: how long a change may take.
+        clean: frees what the yard itself made.
+    """
+
+    driver: ClusterDriver
+    twin: ClusterDriver
+    coe: str
+    image: str
+    newer: str
+    stop: Callable[[UUID, str], Awaitable[None]]
+    held: Callable[[], Awaitable[set[UUID]]]
+    sizes: tuple[float, int] = (1.0, 512)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 30.0
+    clean: Callable[[], Awaitable[None]] | None = None
+    made: list[ClusterSpec] = field(default_factory=list)
+
+    def plan(self, masters: int = 1, workers: int = 1, **wishes: Any) -> ClusterSpec:
+        """A wish for a cluster that is not there yet, removed after the test."""
+        etcd, front_proxy, accounts = (make_authority(name) for name in ("etcd", "front-proxy", "accounts"))
+        keys = Keys(make_authority("cluster"), etcd, front_proxy, accounts=accounts.key)
+        groups = [
+            self.group("default-master", masters, role="master"),
+            self.group("default-worker", workers),
+        ]
+        wish: dict[str, Any] = {"keys": keys, "labels": self.labels} | wishes
+        spec = ClusterSpec(uuid4(), uuid4().hex, "blue", self.coe, groups, **wish)
+        self.made.append(spec)
+        return spec
+
+    def group(self, name: str, count: int, role: str = "worker", **wishes: Any) -> NodeGroupSpec:
+        """A wish for a node group."""
+        wish: dict[str, Any] = {"labels": self.labels} | wishes
+        return NodeGroupSpec(uuid4(), name, role, count, self.image, *self.sizes, **wish)
+
+    async def reach(self, spec: ClusterSpec, driver: ClusterDriver | None = None) -> list[str]:
+        """Call the driver until it is done. Returns what it said on the way, each once."""
+        driver = driver or self.driver
+        driver.validate(spec)
+        said: list[str] = []
+        memo: Mapping[str, Any] = {}
+        async with asyncio.timeout(self.seconds):
+            for _ in range(MOST_STEPS):
+                progress = await driver.converge(spec, memo)
+                if progress.done:
+                    return said
+                said += [progress.text] if progress.text not in said[-1:] else []
+                memo = kept(progress)
+                await asyncio.sleep(progress.after)
+        raise AssertionError(f"not done after {MOST_STEPS} steps: {said[-3:]}")
+
+    async def seen(self, spec: ClusterSpec) -> ClusterSeen:
+        """What is there of a cluster; there must be something."""
+        found = await self.driver.observe(spec)
+        assert found is not None
+        return found
+
+    async def healthy(self, spec: ClusterSpec) -> ClusterSeen:
+        """The cluster once all its nodes are ready again, as whoever looks now and then finds it."""
+        async with asyncio.timeout(self.seconds):
+            while not (found := await self.seen(spec)).healthy:
+                await self.driver.mend(spec)
+                await asyncio.sleep(0.2)
+        return found
+
+    async def gone(self, uuid: UUID) -> None:
+        """Delete until the driver says that nothing is left."""
+        async with asyncio.timeout(self.seconds):
+            for pause in count(0.01, 0.02):
+                if await self.driver.delete(uuid):
+                    return
+                await asyncio.sleep(pause)
+
+    async def clean_up(self) -> None:
+        """Remove what the test made."""
+        for spec in self.made:
+            await self.gone(spec.uuid)
+        await self.driver.close()
+        await self.twin.close()
+        if self.clean is not None:
+            await self.clean()
+
+
+def kept(progress: Progress) -> Mapping[str, Any]:
+    """The memo as the next step gets it: it was stored as JSON."""
+    memo: Mapping[str, Any] = json.loads(json.dumps(dict(progress.memo)))
+    return memo
+
+
+def resized(spec: ClusterSpec, name: str, **changes: Any) -> ClusterSpec:
+    """The wish with another one for the group of this name."""
+    return replace(spec, groups=[replace(g, **changes) if g.name == name else g for g in spec.groups])
+
+
+def fake_yard(request: pytest.FixtureRequest) -> Yard:
+    """A driver in memory."""
+    driver = FakeDriver("kubernetes")
+
+    async def stop(cluster: UUID, name: str) -> None:
+        driver.stop_node(cluster, name)
+
+    async def held() -> set[UUID]:
+        return driver.held()
+
+    return Yard(driver, driver.twin(), "kubernetes", "1", "2", stop, held)
+
+
+YARDS: dict[str, Callable[[pytest.FixtureRequest], Yard]] = {"fake": fake_yard}
