@@ -84,8 +84,8 @@ async def test_a_host_without_room_is_passed_by_and_said_so_when_none_has_any(to
         await town.place(Need(memory=MEMORY))
     assert refused.value.title == (
         f"There is no host for the cluster: host first-host has {MEMORY} MiB of memory, nodes of clusters there may "
-        f"take 200 MiB, and these would take {MEMORY} MiB; host second-host has {MEMORY} MiB of memory, nodes of clusters "
-        f"there may take {MEMORY - 100} MiB, and these would take {MEMORY} MiB."
+        f"take 200 MiB, and these would take {MEMORY} MiB; host second-host has {MEMORY} MiB of memory, nodes of "
+        f"clusters there may take {MEMORY - 100} MiB, and these would take {MEMORY} MiB."
     )
     with pytest.raises(Conflict, match="host first-host has 100 GiB of disk, nodes of clusters there may take 10 GiB"):
         await town.place(Need(disk=95, memory=200))
