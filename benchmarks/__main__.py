@@ -1,10 +1,10 @@
-"""Runs all benchmarks and prints one line each; ``lifecycle``, ``reads`` or ``streams`` runs only that part."""
+"""Runs all benchmarks and prints one line each; the name of a part runs only that."""
 
 import asyncio
 import os
 import sys
 
-from benchmarks import lifecycle, reads, streams
+from benchmarks import lifecycle, reads, streams, watching
 from benchmarks.served import caisson
 from tests.stack import debian, docker, images, postgres
 from tests.stack.session import Stack
@@ -18,7 +18,11 @@ def show(line: str) -> None:
 
 def main() -> None:
     """One process for all, as a user's would be."""
-    parts = sys.argv[1:] or ["lifecycle", "reads", "streams"]
+    parts = sys.argv[1:] or ["lifecycle", "reads", "streams", "watching"]
+    if "watching" in parts:
+        show(asyncio.run(watching.measure()))
+    if parts == ["watching"]:
+        return
     stack = Stack.open()
     try:
         if "reads" in parts:

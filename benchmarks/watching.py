@@ -1,0 +1,63 @@
+"""What it costs to watch clusters that nothing happens to: Caisson's own part, with the driver in memory.
+
+A real driver's part comes on top: what it asks of the engine and of each cluster's API.
+"""
+
+import asyncio
+import logging
+import tempfile
+import time
+from pathlib import Path
+
+import structlog
+from sqlmodel import select
+
+from app.cluster_watch import watch_id
+from app.db import EVERYTHING
+from app.models import Action, Cluster, ClusterStatus
+from app.settings import ClusterSettings
+from tests.api.caisson import Running, eventually, running
+from tests.api.yard import Yard
+
+CLUSTERS = 100
+SECONDS = 10.0  # that are measured, at a round each second
+NORMAL = ClusterSettings().health_seconds
+
+
+async def measure() -> str:
+    """The share of a core that rounds over `CLUSTERS` clusters of three nodes take."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite+aiosqlite:///{folder}/caisson.db"
+        often = {"clusters": ClusterSettings(health_seconds=1.0), "poll_seconds": 1.0}
+        async with running(url, Path(folder), people=(), **often) as place:
+            alone, _ = await _load(place)
+            yard = Yard(place)
+            for number in range(CLUSTERS):
+                await yard.create(workers=2, name=f"bench-{number}")
+            await eventually(lambda: _all_made(place), lambda: "not all are made", 300.0, 0.5)
+            busy, rounds = await _load(place)
+    each = (busy - alone) / rounds
+    return (
+        f"watching {CLUSTERS} clusters, Caisson's own part: {each * 1000:.0f} ms of processor a round, "
+        f"{100 * each / NORMAL:.2f} % of a core at one in {NORMAL:g} s (aim < 5)"
+    )
+
+
+async def _load(place: Running) -> tuple[float, int]:
+    """Seconds of processor that the process takes in `SECONDS`, and how many rounds end meanwhile."""
+    await asyncio.sleep(2)
+    rounds, spent = await _rounds(place), time.process_time()
+    await asyncio.sleep(SECONDS)
+    return time.process_time() - spent, await _rounds(place) - rounds
+
+
+async def _rounds(place: Running) -> int:
+    async with place.gateway.database.reading(EVERYTHING) as session:
+        return (await session.exec(select(Action).where(Action.resource_id == watch_id("local")))).one().attempts
+
+
+async def _all_made(place: Running) -> bool:
+    async with place.gateway.database.reading(EVERYTHING) as session:
+        left = await session.exec(select(Cluster.id).where(Cluster.status != ClusterStatus.CREATE_COMPLETE).limit(1))
+        return left.first() is None
