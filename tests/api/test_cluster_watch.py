@@ -32,14 +32,16 @@ async def rounds(yard: Yard, count: int = 1) -> None:
     """Wait until the clusters were looked at so many more times, from the beginning to the end of a round."""
     for _ in range(count):
         before = await _round(yard)
-        await actions.hurry_one(yard.running.gateway.database, watch_id("local"))
-        yard.running.gateway.wake()
 
         async def over(before: Action = before) -> bool:
             now = await _round(yard)
-            return now.attempts > before.attempts and now.state == ActionState.QUEUED
+            if now.state == ActionState.QUEUED and now.attempts > before.attempts:
+                return True
+            await actions.hurry_one(yard.running.gateway.database, watch_id("local"))
+            yard.running.gateway.wake()
+            return False
 
-        await eventually(over, lambda: "no round")
+        await eventually(over, lambda: "no round", every=0.05)
 
 
 async def _round(yard: Yard) -> Action:
@@ -105,9 +107,11 @@ async def test_what_cannot_be_asked_is_unknown(yard: Yard) -> None:
     assert (row.health_status, row.health_status_reason) == ("UNKNOWN", {"api": "connection refused"})
     yard.running.engine.go_down()
     try:
-        row = await healthy(yard, uuid, "UNKNOWN")
+        await rounds(yard)
     finally:
         yard.running.engine.come_up()
+    row = await yard.cluster(uuid)
+    assert row.health_status == "UNKNOWN"
     assert row.health_status_reason is not None
     assert row.health_status_reason["api"].startswith("the engine does not answer: ")
     await healthy(yard, uuid, "HEALTHY")
