@@ -15,6 +15,7 @@ from sqlmodel import col, select
 
 from app import actions, cluster_specs
 from app.actions import Again, Job, Outcome, step
+from app.backends.driver import ClusterDriver, ClusterSpec
 from app.backends.nodes import Nodes
 from app.cluster_specs import Rows
 from app.cluster_steps import facts_of, group_facts, health_of
@@ -103,7 +104,7 @@ async def _look(job: Job, rows: Rows) -> Facts:
             seen = await driver.observe(spec)
             if seen is None:
                 return Facts(health("UNHEALTHY", "the engine holds no node of it"))
-            mended = await driver.mend(spec) if not seen.healthy and await _mendable(job, cluster) else ""
+            mended = await _mend(job, cluster, driver, spec) if not seen.healthy else ""
     except TimeoutError:
         return Facts(health("UNKNOWN", f"no answer within {LOOK_LIMIT:.0f} seconds"))
     except GatewayError as error:
@@ -111,19 +112,26 @@ async def _look(job: Job, rows: Rows) -> Facts:
     except Exception as error:  # what is wrong with one is no reason to leave the others alone
         log.error("cluster not watched", cluster=cluster.uuid, exc_info=True)
         return Facts(health("UNKNOWN", f"internal error: {type(error).__name__}"))
-    if mended:
-        log.info("cluster mended", cluster=cluster.uuid, what=mended)
     groups = {group.uuid: group_facts(group, seen, cluster) for group in rows.groups}
     return Facts(facts_of(cluster, seen) | health_of(seen), groups, bool(mended))
 
 
-async def _mendable(job: Job, cluster: Cluster) -> bool:
-    """Whether it is still nobody's business. One that is deleted just now is swept at the end of the round."""
+async def _mend(job: Job, cluster: Cluster, driver: ClusterDriver, spec: ClusterSpec) -> str:
+    """Have it mended, if it is still nobody's business. One that is deleted just now is swept after the round."""
     if cluster.status == ClusterStatus.DELETE_FAILED:
-        return False
+        return ""
     async with job.database.reading(EVERYTHING) as session:
         living = (await session.exec(select(Cluster.id).where(Cluster.uuid == cluster.uuid))).first()
-        return living is not None and not await actions.unfinished(session, [cluster.uuid])
+        if living is None or await actions.unfinished(session, [cluster.uuid]):
+            return ""
+    try:
+        mended = await driver.mend(spec)
+    except EngineError as error:
+        log.warning("cluster not mended", cluster=cluster.uuid, reason=error.title)
+        return ""
+    if mended:
+        log.info("cluster mended", cluster=cluster.uuid, what=mended)
+    return mended
 
 
 async def _store(job: Job, rows: Rows, facts: Facts) -> None:

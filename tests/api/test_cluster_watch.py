@@ -11,7 +11,7 @@ from app import actions
 from app.cluster_watch import watch_id
 from app.clusters import DeleteArgs
 from app.db import EVERYTHING
-from app.errors import Unavailable
+from app.errors import Refused, Unavailable
 from app.models import Action, ActionState, Cluster
 from app.observe import PRUNE_ID
 from tests.api.caisson import Running, eventually
@@ -34,12 +34,13 @@ async def rounds(yard: Yard, count: int = 1) -> None:
         before = await _round(yard)
 
         async def over(before: Action = before) -> bool:
-            now = await _round(yard)
-            if now.state == ActionState.QUEUED and now.attempts > before.attempts:
-                return True
-            await actions.hurry_one(yard.running.gateway.database, watch_id("local"))
+            async with yard.running.gateway.database.transaction(EVERYTHING) as session:
+                query = select(Action).where(Action.resource_id == watch_id("local")).with_for_update()
+                now = (await session.exec(query)).one()
+                if now.state == ActionState.QUEUED and now.attempts == before.attempts:
+                    now.run_after = 0.0
             yard.running.gateway.wake()
-            return False
+            return now.state == ActionState.QUEUED and now.attempts > before.attempts
 
         await eventually(over, lambda: "no round", every=0.05)
 
@@ -63,6 +64,8 @@ async def healthy(yard: Yard, uuid: str, status: str) -> Cluster:
 async def test_a_node_that_stops_is_told_and_started_again(yard: Yard) -> None:
     uuid = await yard.ready(workers=2)
     yard.driver.stop_node(UUID(uuid), "blue-default-worker-1")
+    for _ in range(20):
+        yard.driver.fail_next("mend", Refused("device busy"))
     await rounds(yard)
     row = await yard.cluster(uuid)
     assert row.health_status == "UNHEALTHY"
@@ -73,6 +76,8 @@ async def test_a_node_that_stops_is_told_and_started_again(yard: Yard) -> None:
         "blue-default-worker-1.Ready": "False: stopped",
     }
     assert row.status == "CREATE_COMPLETE"
+    yard.driver.reset()
+    await rounds(yard)
     assert all(node.running for node in yard.driver.nodes(UUID(uuid)))
     await healthy(yard, uuid, "HEALTHY")
 
@@ -101,9 +106,11 @@ async def test_a_cluster_that_somebody_removed_is_unhealthy(yard: Yard) -> None:
 
 async def test_what_cannot_be_asked_is_unknown(yard: Yard) -> None:
     uuid = await yard.ready()
-    yard.driver.fail_next("observe", Unavailable("connection refused"))
+    for _ in range(20):
+        yard.driver.fail_next("observe", Unavailable("connection refused"))
     await rounds(yard)
     row = await yard.cluster(uuid)
+    yard.driver.reset()
     assert (row.health_status, row.health_status_reason) == ("UNKNOWN", {"api": "connection refused"})
     yard.running.engine.go_down()
     try:
@@ -122,6 +129,7 @@ async def test_a_driver_that_fails_in_one_cluster_spoils_no_other(yard: Yard) ->
     yard.driver.fail_next("observe", ValueError("a bug"))  # type: ignore[arg-type]  # as no driver should
     yard.driver.stop_node(UUID(one), "one-default-worker-0")
     yard.driver.stop_node(UUID(other), "other-default-worker-0")
+    yard.driver.fail_next("mend", Refused("device busy"))
     await rounds(yard)
     states = {(await yard.cluster(uuid)).health_status for uuid in (one, other)}
     assert states == {"UNKNOWN", "UNHEALTHY"}
