@@ -83,7 +83,7 @@ def busybox_image(docker_url: str, stack: Stack) -> str:
 @pytest.fixture(scope="session")
 def registry(stack: Stack) -> Registry:
     """An image registry that asks for no password."""
-    return registry_service.connect(stack.shared("registry", lambda: registry_service.start(stack)))
+    return registry_service.shared(stack)
 
 
 @pytest.fixture(scope="session")
@@ -137,19 +137,19 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture(scope="session")
 def keystone(stack: Stack) -> Keystone:
     """A real Keystone with Fernet tokens, seeded as :mod:`tests.stack.keystone` says."""
-    return Keystone(stack.shared("keystone", lambda: keystone_service.start(stack)))
+    return keystone_service.shared(stack)
 
 
 @pytest.fixture(scope="session")
 def glance(stack: Stack, keystone: Keystone) -> Glance:
     """A real Glance that asks the Keystone of ``keystone``."""
-    return Glance(stack.shared("glance", lambda: glance_service.start(stack, keystone)))
+    return glance_service.shared(stack, keystone)
 
 
 @pytest.fixture(scope="session")
 def neutron(stack: Stack, keystone: Keystone) -> Neutron:
     """A real Neutron without agents that asks the Keystone of ``keystone``; its networks outlive a test."""
-    return Neutron(stack.shared("neutron", lambda: neutron_service.start(stack, keystone)))
+    return neutron_service.shared(stack, keystone)
 
 
 @pytest.fixture(scope="session")
