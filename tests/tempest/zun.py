@@ -27,16 +27,17 @@ exec wget -q -O - "$url"
 BASH = b"""#!/bin/sh
 exec /bin/sh "$@"
 """
-# As the first process of its container a bare sleep would ignore SIGTERM, and every stop take ten seconds.
-SLEEP = b"""#!/bin/sh
+# As the first process of its container a shell or a sleep ignores SIGTERM, and every stop would take ten seconds.
+ENDING = """#!/bin/busybox sh
 trap 'exit 143' TERM
-busybox sleep "$@" &
+busybox {program} "$@" &
 wait $!
 """
 FILES = {
+    "bin/sh": ENDING.format(program="sh").encode(),
+    "bin/sleep": ENDING.format(program="sleep").encode(),
     "bin/curl": CURL,
     "bin/bash": BASH,
-    "bin/sleep": SLEEP,
     "usr/share/nginx/html/index.html": b"Welcome to nginx!\n",
 }
 """What the plugin expects of cirros, nginx and ubuntu."""
