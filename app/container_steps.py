@@ -227,6 +227,7 @@ async def delete_step(job: Job) -> Outcome:
             return Again(0.5, job.memo)
     if job.args.look_again and not job.memo.get("looked"):
         return Again(LOOK_AGAIN, {**job.memo, "looked": True})
+    await glance.forget_cut_off(job)
     await volumes.release(job, job.resource)
     await plugging.unplug(job, job.resource)
     await _unpin(job)

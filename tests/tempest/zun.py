@@ -40,8 +40,9 @@ FILES = {
     "bin/bash": BASH,
     "usr/share/nginx/html/index.html": b"Welcome to nginx!\n",
 }
+SERVES = 'CMD ["sh", "-c", "httpd -f -p 80 -h /usr/share/nginx/html"]'
+IMAGE = f"caisson/tempest:{venvs.digest(repr((FILES, SERVES)))}"
 """What the plugin expects of cirros, nginx and ubuntu."""
-IMAGE = f"caisson/tempest:{venvs.digest(repr(FILES))}"
 
 CONFIGURATION = """
 [DEFAULT]
@@ -153,7 +154,7 @@ def _changes(clients_engine: str) -> Changes:
 
 def _images(stack: Stack, engine_url: str) -> tuple[str, str]:
     """An engine for tempest itself, which pulls ``alpine`` from a registry here; and the image for tests."""
-    images.build(engine_url, IMAGE, changes=['CMD ["httpd","-f","-p","80","-h","/usr/share/nginx/html"]'], files=FILES)
+    images.build(engine_url, IMAGE, changes=[SERVES], files=FILES)
     names = registry.shared(stack)
     image = names.push(engine_url, "tempest:1", IMAGE)
     names.push(engine_url, "library/alpine:latest", IMAGE)
