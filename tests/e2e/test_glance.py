@@ -233,11 +233,11 @@ def test_a_delete_that_cuts_a_commit_off_leaves_no_record_and_no_copy(
                 "the upload to end",
             )
             cut = gateway.call("POST", f"{path}/commit", token, params={"repository": "cut-off"}).json()["uuid"]
-            os.kill(service.pid, signal.SIGSTOP)
+            os.killpg(service.pid, signal.SIGSTOP)
             copy = f"/images/caisson.invalid/commit:{cut}/json"
             wait_until(lambda: http.get(copy).status_code == 200, "the copy on the engine's host")
             assert gateway.call("DELETE", path, admin, params={"force": "true"}).status_code == 204
-            os.kill(service.pid, signal.SIGCONT)
+            os.killpg(service.pid, signal.SIGCONT)
             gateway.become(box["uuid"], "Gone")
             left = [image["id"] for image in glance.call("GET", "/v2/images", token).json()["images"]]
             assert left == [kept]
@@ -257,9 +257,9 @@ def test_a_commit_survives_the_gateway_and_the_image_service(
             gateway.become(box["uuid"], "Running")
             path = f"/v1/containers/{box['uuid']}/commit"
             image = gateway.call("POST", path, token, params={"repository": "survivor"}).json()["uuid"]
-            os.kill(service.pid, signal.SIGSTOP)
+            os.killpg(service.pid, signal.SIGSTOP)
             stack.stop(gateway.service, signal.SIGKILL)
-        os.kill(service.pid, signal.SIGCONT)
+        os.killpg(service.pid, signal.SIGCONT)
         with serve(stack, tmp_path, keystone, docker_url, {"image": glance.url}) as gateway:
             try:
                 wait_until(
