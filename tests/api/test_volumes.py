@@ -67,7 +67,12 @@ async def test_a_project_has_so_many_volumes_whatever_comes_at_once(caisson: Cai
     project, limit = await caisson.project("alpha"), caisson.settings.maximum_volumes
     async with caisson.running.gateway.database.transaction(EVERYTHING) as session:
         for number in range(limit - 3):
-            owner = {"project_id": project, "user_id": "u", "backend": caisson.engine.name, "created_at": 1.0}
+            owner: dict[str, Any] = {
+                "project_id": project,
+                "user_id": "u",
+                "backend": caisson.engine.name,
+                "created_at": 1.0,
+            }
             session.add(Volume(name=f"old-{number}", **owner))
             session.add(Volume(name=f"own-{number}", container_id=str(uuid4()), **owner))
     await caisson.token("member")
