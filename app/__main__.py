@@ -25,6 +25,7 @@ from app.db import Database
 from app.errors import GatewayError
 from app.lock import only_process
 from app.main import create_app
+from app.passwords import return_large_blocks
 from app.schema import Standing
 from app.sealed import rotate
 from app.settings import Settings
@@ -107,6 +108,7 @@ def _serve(settings: Settings) -> int:
         print(f"caisson: cannot listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)
         return 1
     _notice_dead_peers(listener)
+    return_large_blocks()
     config = uvicorn.Config(
         create_app(settings),
         log_level="warning",

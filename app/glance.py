@@ -15,13 +15,14 @@ from weakref import WeakValueDictionary
 
 import httpx
 import structlog
+from sqlmodel import select
 
 from app import images
 from app.actions import Job
 from app.backends.engine import Tars
 from app.catalogue import Catalogue
 from app.errors import Busy, Conflict, Forbidden, GatewayError, Invalid, NotFound, Unsupported
-from app.models import Container
+from app.models import Action, ActionState, Container
 
 log = structlog.get_logger("caisson.glance")
 
@@ -210,6 +211,23 @@ async def bring(job: Job, reference: str) -> None:
             return
         async with service.content(images.cloud_id(reference)) as chunks:
             await cast(Tars, job.engine).load(reference, chunks)
+
+
+async def forget_cut_off(job: Job) -> None:
+    """Remove what commits leave that a delete of their container cut off: empty records, copies on the engine's host.
+
+    A record that got all its content stays.
+    """
+    async with job.database.reading(job.scope) as session:
+        query = select(Action.args).where(
+            Action.resource_id == job.resource.uuid, Action.verb == "commit", Action.state == ActionState.CANCELLED
+        )
+        records = [args["image"] for args in (await session.exec(query)).all() if args and args.get("cloud")]
+    for record in records:
+        service = await available(job.catalogue)
+        if service is not None and await service.status(record) != "active":
+            await service.forget(record)
+        await job.engine.remove_image(images.commit_name(record))
 
 
 _bringing: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()

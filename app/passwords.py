@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import ctypes
 import hashlib
 import hmac
 import secrets
@@ -17,6 +18,8 @@ log = structlog.get_logger("caisson.identity")
 
 MOST_FAILURES, FAILURE_SECONDS = 10, 60
 MOST_HASHING, MOST_WAITING = 2, 32
+
+_M_MMAP_THRESHOLD, _LARGE = -3, 8 * 1024 * 1024  # of mallopt(3)
 
 
 class TooManyAttempts(GatewayError):
@@ -71,6 +74,16 @@ class Passwords:
                 return await asyncio.to_thread(hashlib.scrypt, secret.encode(), salt=salt, n=2**14, r=8, p=5, dklen=32)
         finally:
             self._waiting -= 1
+
+
+def return_large_blocks() -> None:
+    """Have glibc give the 16 MiB of each hash back to the system, for the rest of this process.
+
+    Left to itself it takes the first such block for a habit, and keeps the next ones for every thread that hashed. Does
+    nothing with another C library.
+    """
+    if hasattr(library := ctypes.CDLL(None), "mallopt"):
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def _encoded(salt: bytes, digest: bytes) -> str:

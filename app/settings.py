@@ -163,6 +163,7 @@ class Settings(BaseSettings):
     maximum_memory: int = 8192
     minimum_disk: int = 1
     maximum_disk: int = 160
+    maximum_volumes: int = Field(100, ge=0, description="Volumes with a name that one project may have.")
     pids_limit: int = Field(512, ge=1, description="Processes and threads in one container.")
     log_max_mib: int = Field(50, ge=1, description="Log kept of one container by the engine, MiB.")
     pull_policy: Literal["always", "ifnotpresent"] | None = Field(

@@ -11,6 +11,7 @@ from typing import Any, cast
 from uuid import UUID
 
 import structlog
+from sqlalchemy import func
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -18,7 +19,7 @@ from app import actions, archives, containers, lookup
 from app.actions import Asked, Done, Job, Outcome, step
 from app.backends.engine import Ability, ContainerEngine, Copies, Seen, State, Volumes
 from app.db import EVERYTHING, Database, take_turn
-from app.errors import Conflict, Invalid, NotFound
+from app.errors import Conflict, Invalid, NotFound, QuotaExceeded
 from app.models import UNFINISHED, Action, Capsule, Container, InjectedFile, Volume, new_uuid
 from app.settings import Settings
 from app.vault import Vault
@@ -62,11 +63,11 @@ async def find(session: AsyncSession, ident: str, *, own_project: str | None = N
 
 
 async def accept(session: AsyncSession, volume: Volume, engine: ContainerEngine, settings: Settings) -> None:
-    """Store a named volume. Raises Conflict when its project has the name, Unsupported, Invalid."""
+    """Store a named volume. Raises Conflict when its project has the name, QuotaExceeded, Unsupported, Invalid."""
     check_engine(engine)
     if volume.size is not None:
         _check_size(volume.size, engine, settings, "size")
-    await take_turn(session, f"volumes of {volume.project_id}")
+    await _take(session, volume.project_id, 1, settings)
     same = select(Volume.uuid).where(Volume.name == volume.name, Volume.project_id == volume.project_id)
     if (await session.exec(same)).first() is not None:
         raise Conflict(f"A volume with name {volume.name} exists already.", code="volume-already-exists")
@@ -194,9 +195,10 @@ async def share(session: AsyncSession, capsule: Capsule, wishes: Sequence[Shared
                 settings: Settings) -> dict[str, str]:  # fmt: skip
     """The volumes of a capsule that is being stored, by the names of its template: their uuids.
 
-    Raises Invalid, NotFound, Conflict or Unsupported, naming the volume.
+    Raises Invalid, NotFound, Conflict or Unsupported, naming the volume, or QuotaExceeded.
     """
     found: dict[str, str] = {}
+    await _take(session, capsule.project_id, sum(wish.kept for wish in wishes), settings)
     for wish in wishes:
         check_engine(engine)
         if wish.source is not None:
@@ -242,6 +244,25 @@ async def _keep_file(
         raise Invalid(f"mounts: {path} is written by the engine")
     sealed = vault.seal(archives.encoded(content))
     session.add(InjectedFile(project_id=box.project_id, container_id=box.uuid, destination=path, content=sealed))
+
+
+async def _take(session: AsyncSession, project_id: str, count: int, settings: Settings) -> None:
+    """Let the project have `count` more named volumes, or raise QuotaExceeded; others of it wait here for the commit.
+
+    Zun's quotas know no volumes, and their answers keep that shape: this limit is the installation's.
+    """
+    if count == 0:
+        return
+    await take_turn(session, f"volumes of {project_id}")
+    query = select(func.count(col(Volume.id))).where(
+        Volume.project_id == project_id, col(Volume.container_id).is_(None)
+    )
+    there, limit = (await session.exec(query)).one(), settings.maximum_volumes
+    if there + count > limit:
+        raise QuotaExceeded(
+            f"Quota exceeded for resources: volumes (limit {limit}, in use {there}, requested {count}); "
+            "delete one that is no longer needed"
+        )
 
 
 def _own(box: Container | Capsule, size: int | None) -> Volume:

@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str, Any, str, int, str | None]] = {
     "kill": ("POST", "kill", None, "Running", 202, "Stopped"),
     "hup": ("POST", "kill?signal=HUP", None, "Running", 202, None),
     "rebuild": ("POST", "rebuild", None, "Created Running Stopped Error", 202, "Created"),
+    "network_list": ("GET", "network_list", None, ANY, 200, None),
     "rename": ("POST", "rename", {"name": "{name}"}, ANY, 200, None),
     "patch": ("PATCH", "", {"memory": 99, "auto_heal": False}, "Created Running Stopped Paused", 200, None),
     "patch_name": ("PATCH", "", {"name": "{name}"}, "Created Running Stopped Paused", 200, None),
@@ -64,6 +65,7 @@ class Life(RuleBasedStateMachine):
         self.loop = loop
         self.uuid = ""
         self.status: str | None = None
+        self.attached = True
         self.names = 0
         self.refused: set[str] = set()  # the statuses in which all that is not allowed was asked for
 
@@ -73,7 +75,7 @@ class Life(RuleBasedStateMachine):
     @initialize(run=st.booleans())
     def begin(self, run: bool) -> None:
         self.uuid = self.wait(self.caisson.made(run=run))["uuid"]
-        self.status = "Running" if run else "Created"
+        self.status, self.attached = "Running" if run else "Created", True
 
     @rule(run=st.booleans())
     def create(self, run: bool) -> None:
@@ -126,6 +128,21 @@ class Life(RuleBasedStateMachine):
         assert await self.caisson.engine.find(UUID(self.uuid)) is None
         self.status = None
 
+    @rule()
+    def leave_or_join_the_network(self) -> None:
+        if self.status not in (None, LOST):
+            self.wait(self._leave_or_join())
+
+    async def _leave_or_join(self) -> None:
+        """Allowed in every status, and never where it is already so."""
+        verbs = {True: ("network_detach?network=project", 202), False: ("network_attach?network=project", 200)}
+        wrong, _ = verbs[not self.attached]
+        error_of(await self.caisson.call("POST", f"/v1/containers/{self.uuid}/{wrong}"), 400, "invalid-value")
+        right, status = verbs[self.attached]
+        assert (await self.caisson.call("POST", f"/v1/containers/{self.uuid}/{right}")).status_code == status
+        self.attached = not self.attached
+        await self.caisson.until(self.uuid, str(self.status))
+
     @rule(code=st.sampled_from([0, 3]))
     def it_ends_by_itself(self, code: int) -> None:
         if self.status == "Running":
@@ -155,6 +172,7 @@ class Life(RuleBasedStateMachine):
         seen = await self.caisson.engine.find(UUID(self.uuid))
         shown = await self.caisson.show(self.uuid)
         assert shown["status"] == self.status
+        assert bool(shown["addresses"]) == (self.attached and self.status in ("Running", "Paused"))
         assert (LOST if seen is None else STATES[seen.state]) == self.status
         if seen is not None:
             spec = self.caisson.engine.spec(UUID(self.uuid))

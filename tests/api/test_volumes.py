@@ -1,18 +1,22 @@
 """Volumes of a project, and what containers mount."""
 
+import asyncio
 import base64
 import io
 import tarfile
+from collections import Counter
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
 from app.backends.engine import Ability, VolumeMount
+from app.db import EVERYTHING
 from app.errors import Refused, Taken, Unavailable
 from app.models import Action, InjectedFile, Volume
 from app.volumes import sweep
-from tests.api.caisson import Caisson, error_of, eventually
+from tests.api.caisson import BUSY, Caisson, error_of, eventually
+from tests.api.capsule import template
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -57,6 +61,34 @@ async def test_a_volume_is_made_shown_listed_and_deleted(caisson: Caisson) -> No
     assert (await caisson.call("DELETE", "/v1/volumes/data")).status_code == 204
     error_of(await caisson.call("GET", "/v1/volumes/data"), 404, "volume-not-found")
     assert await caisson.ok("GET", "/v1/volumes/data", who="foreign") == theirs
+
+
+async def test_a_project_has_so_many_volumes_whatever_comes_at_once(caisson: Caisson) -> None:
+    project, limit = await caisson.project("alpha"), caisson.settings.maximum_volumes
+    async with caisson.running.gateway.database.transaction(EVERYTHING) as session:
+        for number in range(limit - 3):
+            owner: dict[str, Any] = {
+                "project_id": project,
+                "user_id": "u",
+                "backend": caisson.engine.name,
+                "created_at": 1.0,
+            }
+            session.add(Volume(name=f"old-{number}", **owner))
+            session.add(Volume(name=f"own-{number}", container_id=str(uuid4()), **owner))
+    await caisson.token("member")
+    answers = await asyncio.gather(*(caisson.call("POST", "/v1/volumes", {"name": f"v{n}"}) for n in range(8)))
+    assert Counter(answer.status_code for answer in answers) == {201: 3, 403: 5}
+    refused = next(answer for answer in answers if answer.status_code == 403)
+    assert f"volumes (limit {limit}, in use {limit}, requested 1)" in error_of(refused, 403, "over-quota")["title"]
+    await make(caisson, who="foreign")
+    listed = (await caisson.ok("GET", "/v1/volumes?limit=1"))["volumes"]
+    assert (await caisson.call("DELETE", f"/v1/volumes/{listed[0]['uuid']}")).status_code == 204
+    await make(caisson, "another")
+    mounted = {"image": BUSY, "volumeMounts": [{"name": "kept", "mountPath": "/kept"}]}
+    body = template(mounted, volumes=[{"name": "kept", "cinder": {"size": 1}}])
+    error_of(await caisson.call("POST", "/v1/capsules", body), 403, "over-quota")
+    body = template(mounted, volumes=[{"name": "kept", "cinder": {"size": 1, "autoRemove": True}}])
+    await caisson.ok("POST", "/v1/capsules", body)
 
 
 async def test_what_is_in_a_volume_outlives_its_container(caisson: Caisson) -> None:

@@ -214,6 +214,38 @@ def test_a_commit_whose_record_is_deleted_meanwhile_leaves_nothing(gateway: Gate
         assert http.get(f"/images/caisson.invalid/commit:{answer.json()['uuid']}/json").status_code == 404
 
 
+def test_a_delete_that_cuts_a_commit_off_leaves_no_record_and_no_copy(
+    stack: Stack, keystone: Keystone, docker_url: str, busybox_image: str, tmp_path: Path
+) -> None:
+    service = glance_service.start(stack, keystone, "glance-that-is-slow")
+    glance, token, admin = Glance(service), keystone.token("alpha-member"), keystone.token("alpha-admin")
+    try:
+        with (
+            serve(stack, tmp_path, keystone, docker_url, {"image": glance.url}) as gateway,
+            docker.client(docker_url) as http,
+        ):
+            box = create(gateway, token, image=busybox_image, image_driver="docker").json()
+            gateway.become(box["uuid"], "Running")
+            path = f"/v1/containers/{box['uuid']}"
+            kept = gateway.call("POST", f"{path}/commit", token, params={"repository": "kept"}).json()["uuid"]
+            wait_until(
+                lambda: glance.call("GET", f"/v2/images/{kept}", token).json()["status"] == "active",
+                "the upload to end",
+            )
+            cut = gateway.call("POST", f"{path}/commit", token, params={"repository": "cut-off"}).json()["uuid"]
+            os.killpg(service.pid, signal.SIGSTOP)
+            copy = f"/images/caisson.invalid/commit:{cut}/json"
+            wait_until(lambda: http.get(copy).status_code == 200, "the copy on the engine's host")
+            assert gateway.call("DELETE", path, admin, params={"force": "true"}).status_code == 204
+            os.killpg(service.pid, signal.SIGCONT)
+            gateway.become(box["uuid"], "Gone")
+            left = [image["id"] for image in glance.call("GET", "/v2/images", token).json()["images"]]
+            assert left == [kept]
+            assert http.get(copy).status_code == 404
+    finally:
+        stack.stop(service)
+
+
 def test_a_commit_survives_the_gateway_and_the_image_service(
     stack: Stack, keystone: Keystone, docker_url: str, busybox_image: str, tmp_path: Path
 ) -> None:
@@ -225,9 +257,9 @@ def test_a_commit_survives_the_gateway_and_the_image_service(
             gateway.become(box["uuid"], "Running")
             path = f"/v1/containers/{box['uuid']}/commit"
             image = gateway.call("POST", path, token, params={"repository": "survivor"}).json()["uuid"]
-            os.kill(service.pid, signal.SIGSTOP)
+            os.killpg(service.pid, signal.SIGSTOP)
             stack.stop(gateway.service, signal.SIGKILL)
-        os.kill(service.pid, signal.SIGCONT)
+        os.killpg(service.pid, signal.SIGCONT)
         with serve(stack, tmp_path, keystone, docker_url, {"image": glance.url}) as gateway:
             try:
                 wait_until(

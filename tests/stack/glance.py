@@ -113,6 +113,11 @@ class Glance:
         return answer.raise_for_status()
 
 
+def shared(stack: Stack, keystone: Keystone) -> Glance:
+    """The Glance of this session, started first if nobody has done that."""
+    return Glance(stack.shared("glance", lambda: start(stack, keystone)))
+
+
 def start(stack: Stack, keystone: Keystone, name: str = "glance") -> Service:
     """Starts an empty Glance under this name in the stack.
 

@@ -218,6 +218,11 @@ class Keystone:
         return _token(self.url, identity, scope)
 
 
+def shared(stack: Stack) -> Keystone:
+    """The Keystone of this session, started first if nobody has done that."""
+    return Keystone(stack.shared("keystone", lambda: start(stack)))
+
+
 def start(
     stack: Stack,
     name: str = "keystone",

@@ -149,6 +149,11 @@ class Neutron:
         return answer.raise_for_status()
 
 
+def shared(stack: Stack, keystone: Keystone) -> Neutron:
+    """The Neutron of this session, started first if nobody has done that."""
+    return Neutron(stack.shared("neutron", lambda: start(stack, keystone)))
+
+
 def start(stack: Stack, keystone: Keystone, name: str = "neutron") -> Service:
     """Starts an empty Neutron under this name in the stack.
 

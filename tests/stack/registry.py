@@ -46,6 +46,11 @@ class Registry:
         return target
 
 
+def shared(stack: Stack) -> Registry:
+    """The open registry of this session, started first if nobody has done that."""
+    return connect(stack.shared("registry", lambda: start(stack)))
+
+
 def start(stack: Stack, name: str = "registry", *, private: bool = False) -> Service:
     """Starts a registry under this name in the stack; ``private`` ones want :data:`USERNAME` and :data:`PASSWORD`."""
     program = debian.program("docker-registry")
