@@ -147,7 +147,6 @@ async def start(job: Job) -> Outcome:
     if seen is None:
         return await outcome(job)
     if seen.state != State.RUNNING:
-        await ensure_network(job.engine, job.resource.project_id)
         await volumes.inject(job, job.resource, seen)
         if job.resource.nets is None:
             await ensure_network(job.engine, job.resource.project_id)
@@ -179,7 +178,6 @@ async def reboot(job: Job) -> Outcome:
     asked_at = job.action.created_at
 
     async def restart(seen: Seen) -> None:
-        await ensure_network(job.engine, job.resource.project_id)
         await volumes.inject(job, job.resource, seen)
         if job.resource.nets is None:
             await ensure_network(job.engine, job.resource.project_id)

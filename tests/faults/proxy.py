@@ -1,8 +1,8 @@
-"""A process between a gateway and its engine that holds, delays and cuts calls, and kills or freezes whom it is told.
+"""A process before an engine or other service that holds, delays and cuts calls, and kills or freezes whom it is told.
 
-Run as ``python -m tests.faults.proxy LISTEN ENGINE CONTROL``, three Unix sockets. It speaks enough HTTP/1.1 to know one
-call from the next; event streams, logs and hijacked connections pass through. A client that goes away takes its
-connection to the engine along, as it would without a proxy.
+Run as ``python -m tests.faults.proxy LISTEN ENGINE CONTROL``, three Unix sockets; the first two may be ``host:port``.
+It speaks enough HTTP/1.1 to know one call from the next; event streams, logs and hijacked connections pass through. A
+client that goes away takes its connection to the engine along, as it would without a proxy.
 
 Control is a line of JSON for each command and each answer; `tests.faults.gateway.Proxy` is the other side.
 """
@@ -191,7 +191,7 @@ class Proxy:
         """One client, until either side ends."""
         assert isinstance(reader, Reader)
         try:
-            upstream_reader, upstream = await asyncio.open_unix_connection(self._engine, limit=LARGEST_HEAD)
+            upstream_reader, upstream = await _connect(self._engine)
         except OSError:
             writer.close()
             return
@@ -287,11 +287,26 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         await writer.drain()
 
 
+async def _connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, _, port = address.partition(":")
+    if port:
+        return await asyncio.open_connection(host, int(port), limit=LARGEST_HEAD)
+    return await asyncio.open_unix_connection(address, limit=LARGEST_HEAD)
+
+
 async def main(listen: str, engine: str, control: str) -> None:
     """Serve until killed."""
     proxy = Proxy(engine)
     loop = asyncio.get_running_loop()
-    await loop.create_unix_server(lambda: asyncio.StreamReaderProtocol(Reader(), proxy.serve), listen)
+
+    def client() -> asyncio.StreamReaderProtocol:
+        return asyncio.StreamReaderProtocol(Reader(), proxy.serve)
+
+    host, _, port = listen.partition(":")
+    if port:
+        await loop.create_server(client, host, int(port))
+    else:
+        await loop.create_unix_server(client, listen)
     server = await asyncio.start_unix_server(proxy.control, control)
     await server.serve_forever()
 
