@@ -190,27 +190,21 @@ class Proxy:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One client, until either side ends."""
         assert isinstance(reader, Reader)
-        try:
-            upstream_reader, upstream = await _connect(self._engine)
-        except OSError:
-            writer.close()
-            return
-        exchange = asyncio.create_task(self._exchange(reader, writer, upstream_reader, upstream))
+        ends = [writer]
+        exchange = asyncio.create_task(self._exchange(reader, writer, ends))
         gone = asyncio.create_task(reader.gone.wait())
         await asyncio.wait((exchange, gone), return_when=asyncio.FIRST_COMPLETED)
         for task in (exchange, gone):
             task.cancel()
         await asyncio.gather(exchange, gone, return_exceptions=True)
-        for end in (upstream, writer):
+        for end in ends:
             end.close()
 
     async def _exchange(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        upstream_reader: asyncio.StreamReader,
-        upstream: asyncio.StreamWriter,
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ends: list[asyncio.StreamWriter]
     ) -> None:
+        """Call after call, over a connection that is added to `ends` with the first."""
+        behind: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         while True:
             request = await _head(reader)
             method, target, _ = request.start.split(" ", 2)
@@ -223,6 +217,11 @@ class Proxy:
 
             await _body(request, reader, collect, rest=False)
             await self.board.reach(call, "before")
+            if behind is None:
+                # Not before there is something to say: a server that takes one client at a time would wait for it.
+                behind = await _connect(self._engine)
+                ends.append(behind[1])
+            upstream_reader, upstream = behind
             upstream.write(sent)
             await upstream.drain()
             answer = await _head(upstream_reader)

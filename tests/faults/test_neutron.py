@@ -141,9 +141,14 @@ async def cloud(
     gateway = Gateway(stack, database, docker_url, login=login, **identity)
     truth = Truth(database, docker_url)
     await gateway.start()
-    yield Cloud(gateway, truth, neutron, keystone, proxy, busybox_image)
+    made = Cloud(gateway, truth, neutron, keystone, proxy, busybox_image)
+    yield made
     await gateway.close()
     proxy.close()
+    for document in (await truth.engine_containers(gateway.project_id)).values():
+        await truth.docker.delete(f"/containers/{document['Id']}", params={"force": "true", "v": "true"})
+    for name in await made.bridges():
+        await truth.docker.delete(f"/networks/{name}")
     await truth.close({gateway.project_id})
 
 
