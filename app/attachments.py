@@ -12,19 +12,16 @@ that Caisson made say so in their description: any other is freed and never remo
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
-from typing import Any, cast
+from ipaddress import ip_address
+from typing import Any
 from uuid import UUID
 
+from app import wiring
 from app.backends.engine import Ability, ContainerEngine
-from app.backends.wires import Attachment, Wire, Wires, WireSubnet
+from app.backends.wires import Attachment
 from app.errors import Conflict, Invalid, NotFound, Unsupported
 from app.neutron import DEVICE_OWNER, Neutron, Thing
 from app.settings import Settings
-
-HOST_OWNER = "network:distributed"
-"""Owner of the port that keeps a host's address free where a subnet has no gateway. Neutron removes it by itself with
-the network."""
 
 Net = dict[str, Any]
 
@@ -90,30 +87,29 @@ async def resolve_groups(neutron: Neutron, project_id: str, groups: Sequence[str
 async def plug(
     neutron: Neutron,
     engine: ContainerEngine,
+    settings: Settings,
     uuid: str,
     project_id: str,
     nets: Sequence[Net],
     groups: Sequence[str] | None,
-    host: str,
-    *,
-    secure: bool,
 ) -> Plugged:
     """Make sure of a port for each net, and of the engine's networks. Neutron is asked as Caisson's own user.
 
     Raises NotFound, Conflict, Invalid, QuotaExceeded with Neutron's words; EngineError.
     """
+    host, secure = (await engine.ping()).hostname, settings.firewall != "none"
     there = await neutron.find("ports", device_id=uuid)
     places: list[Attachment] = []
     entries: list[Net] = []
     used: dict[str, None] = {}
     for net in nets:
-        network, subnets = await _subnets(neutron, net["network"])
+        network, subnets = await wiring.subnets_of(neutron, net["network"])
         # The port comes first: it tells which network to look at, should nobody get to store that.
         if net["preserve"]:
             port = await _claim(neutron, uuid, net["port"], groups, host)
         else:
             port = await _own_port(neutron, there, uuid, project_id, net, groups, host, subnets, secure=secure)
-        name = await cast(Wires, engine).ensure_wire(await _wire(neutron, network, subnets))
+        name = await wiring.lay(neutron, engine, settings, network, subnets)
         usable = [ip for ip in port["fixed_ips"] if ip["subnet_id"] in {subnet["id"] for subnet in subnets}]
         places.append(Attachment(name, [ip["ip_address"] for ip in usable], port["mac_address"]))
         entries.append({**net, "port": port["id"], "addresses": _addresses(port, preserve=net["preserve"])})
@@ -129,29 +125,15 @@ async def settle_macs(neutron: Neutron, nets: Sequence[Net], macs: Sequence[str]
             await neutron.update("ports", port["id"], mac_address=mac)
 
 
-async def unplug(neutron: Neutron, engine: ContainerEngine, uuid: str, nets: Sequence[Net]) -> None:
-    """Give back every port of a device that is gone: the user's are freed, the others are removed. Again is fine."""
-    networks = dict.fromkeys(net["network"] for net in nets)
-    for port in await neutron.find("ports", device_id=uuid):
-        networks[port["network_id"]] = None
+async def unplug(neutron: Neutron, uuid: str, network: str | None = None) -> set[str]:
+    """Give back every port of a device, or those on one network: the networks that they were on. Again is fine.
+
+    The user's are freed, the others are removed.
+    """
+    ports = await neutron.find("ports", device_id=uuid, **({} if network is None else {"network_id": network}))
+    for port in ports:
         await _give_back(neutron, uuid, port)
-    for network in networks:
-        await drop_wire(neutron, engine, network)
-
-
-async def unplug_one(neutron: Neutron, engine: ContainerEngine, uuid: str, network: str) -> None:
-    """Give back the port on one network, which the device has left."""
-    for port in await neutron.find("ports", device_id=uuid, network_id=network):
-        await _give_back(neutron, uuid, port)
-    await drop_wire(neutron, engine, network)
-
-
-async def drop_wire(neutron: Neutron, engine: ContainerEngine, network: str) -> None:
-    """Remove the engine's network when nothing uses it, and the port that kept its host's address free."""
-    if not await cast(Wires, engine).remove_wire(network):
-        return
-    for port in await neutron.find("ports", device_owner=HOST_OWNER, device_id=_host_device(network)):
-        await neutron.delete("ports", port["id"])
+    return {port["network_id"] for port in ports}
 
 
 async def expose(neutron: Neutron, uuid: str, project_id: str, ports: Sequence[Mapping[str, Any]]) -> str:
@@ -216,11 +198,11 @@ async def _resolve_one(
 
 
 async def _entry(neutron: Neutron, network: Thing, fixed: Sequence[str] = ()) -> Net:
-    usable = _usable(await neutron.find("subnets", network_id=network["id"]))
+    usable = wiring.usable(await neutron.find("subnets", network_id=network["id"]))
     if not usable:
         raise Invalid(f"Network {network['id']} has no subnet, so there are no addresses for a container.")
     for address in fixed:
-        if not any(_within(address, subnet) for subnet in usable):
+        if not any(wiring.within(address, subnet) for subnet in usable):
             ranges = " and ".join(subnet["cidr"] for subnet in usable)
             raise Invalid(f"nets: the fixed address {address} is not in {ranges}, what the engine uses of the network")
     return {"network": network["id"], "port": None, "preserve": False, "wanted": list(fixed), "addresses": []}
@@ -232,7 +214,7 @@ async def _users_port(neutron: Neutron, project_id: str, ident: str) -> Net:
         raise Invalid(f"Port {port['id']} is not usable: it belongs to another project.", code="port-not-usable")
     if port["device_id"]:
         raise Invalid(f"Port {port['id']} is in use.", code="port-in-use")
-    usable = _usable(await neutron.find("subnets", network_id=port["network_id"]))
+    usable = wiring.usable(await neutron.find("subnets", network_id=port["network_id"]))
     ids = {subnet["id"] for subnet in usable}
     if not port["fixed_ips"] or any(ip["subnet_id"] not in ids for ip in port["fixed_ips"]):
         raise Invalid(
@@ -254,55 +236,6 @@ async def _default_network(neutron: Neutron, project_id: str) -> Thing:
         if inner:
             return min(inner, key=lambda network: (network["created_at"], network["id"]))
     raise Conflict("There is no neutron network available: the project has none, and none is shared with it.")
-
-
-async def _subnets(neutron: Neutron, network_id: str) -> tuple[Thing, list[Thing]]:
-    """A network, and its subnets that the engine's network is made of."""
-    network = await neutron.show("networks", network_id)
-    if network is None:
-        raise NotFound(f"Network {network_id} could not be found.", code="network-not-found")
-    subnets = _usable(await neutron.find("subnets", network_id=network_id))
-    if not subnets:
-        raise Invalid(f"Network {network_id} has no subnet, so there are no addresses for a container.")
-    return network, subnets
-
-
-async def _wire(neutron: Neutron, network: Thing, subnets: Sequence[Thing]) -> Wire:
-    """The wish for the engine's network."""
-    wired = []
-    for subnet in subnets:
-        gateway = subnet["gateway_ip"]
-        # The first address of an IPv6 range is every router's: no interface can have it for itself.
-        first = str(ip_network(subnet["cidr"]).network_address)
-        inside = gateway is not None and gateway != first and _within(gateway, subnet)
-        wired.append(WireSubnet(subnet["cidr"], gateway if inside else await _host_address(neutron, network, subnet)))
-    closed = not any(subnet["gateway_ip"] for subnet in subnets)
-    return Wire(network["id"], network["project_id"], wired, network.get("mtu") or 1500, closed)
-
-
-async def _host_address(neutron: Neutron, network: Thing, subnet: Thing) -> str:
-    """An address of the subnet that no container gets, for the bridge: a port keeps it."""
-    device = _host_device(network["id"])
-    for port in await neutron.find("ports", device_owner=HOST_OWNER, device_id=device):
-        for ip in port["fixed_ips"]:
-            if ip["subnet_id"] == subnet["id"]:
-                return str(ip["ip_address"])
-    made = await neutron.create(
-        "ports",
-        network_id=network["id"], project_id=network["project_id"], device_owner=HOST_OWNER, device_id=device,
-        fixed_ips=[{"subnet_id": subnet["id"]}],
-    )  # fmt: skip
-    return str(made["fixed_ips"][0]["ip_address"])
-
-
-def _host_device(network: str) -> str:
-    return f"caisson-{network}"
-
-
-def _usable(subnets: Sequence[Thing]) -> list[Thing]:
-    """The oldest subnet of each version: a bridge of the engine has one of each."""
-    ordered = sorted(subnets, key=lambda subnet: (subnet["ip_version"], subnet["created_at"], subnet["id"]))
-    return [subnet for version in (4, 6) for subnet in [one for one in ordered if one["ip_version"] == version][:1]]
 
 
 async def _own_port(
@@ -337,7 +270,7 @@ async def _own_port(
 
 
 def _fixed(wanted: Sequence[str], subnet: Thing) -> dict[str, str]:
-    chosen = next((address for address in wanted if _within(address, subnet)), None)
+    chosen = next((address for address in wanted if wiring.within(address, subnet)), None)
     return {"subnet_id": subnet["id"]} | ({} if chosen is None else {"ip_address": chosen})
 
 
@@ -379,10 +312,6 @@ def _addresses(port: Thing, *, preserve: bool) -> list[dict[str, Any]]:
         }
         for ip in port["fixed_ips"]
     ]
-
-
-def _within(address: str, subnet: Thing) -> bool:
-    return ip_address(address) in ip_network(subnet["cidr"])
 
 
 def _is_uuid(text: str) -> bool:

@@ -73,6 +73,7 @@ async def _set_groups(job: Job, groups: list[str]) -> Outcome:
     if box.nets:
         await attachments.set_groups(await plugging.network_service(job), box.uuid, groups)
         await plugging.guard(job, box)
+        return await outcome(job, security_groups=groups)
     return Done({"security_groups": groups})
 
 

@@ -2,7 +2,7 @@
 
 from app.actions import Failed, Job, Outcome, step
 from app.container_steps import look, outcome, refused
-from app.errors import EngineError, GatewayError, Unavailable
+from app.errors import Busy, EngineError, GatewayError, Unavailable
 from app.networks import Keeper, NetArgs
 from app.neutron_keeper import NeutronKeeper
 
@@ -31,7 +31,7 @@ async def _change(job: Job, *, attach: bool) -> Outcome:
     keeper = keeper_of(job)
     try:
         changes = await (keeper.attach if attach else keeper.detach)(job, seen.ref, job.args.net)
-    except Unavailable:
+    except (Unavailable, Busy):
         raise
     except EngineError as error:
         return await refused(job, error)

@@ -46,18 +46,19 @@ class Keeper(Protocol):
         """Where a container is."""
         ...
 
-    def check_engine(self, engine: ContainerEngine) -> None:
-        """Raises Unsupported when the engine cannot attach or detach what is there."""
-        ...
-
     async def to_attach(
-        self, box: Container, network: str | None, port: str | None, fixed_ip: str | None
+        self, engine: ContainerEngine, box: Container, network: str | None, port: str | None, fixed_ip: str | None
     ) -> dict[str, Any]:
-        """The place that is meant; without network and port the default. Raises NotFound, Conflict, Invalid."""
+        """The place that is meant; without network and port the default.
+
+        Raises NotFound, Conflict, Invalid; Unsupported when the container's engine cannot do it.
+        """
         ...
 
-    async def to_detach(self, box: Container, network: str | None, port: str | None) -> dict[str, Any]:
-        """The place that is meant, by exactly one of the two. Raises NotFound, Conflict, Invalid."""
+    async def to_detach(
+        self, engine: ContainerEngine, box: Container, network: str | None, port: str | None
+    ) -> dict[str, Any]:
+        """The place that is meant, by exactly one of the two. Raises as `to_attach`."""
         ...
 
     def check(self, box: Container, net: Mapping[str, Any], *, attach: bool) -> None:
@@ -83,23 +84,22 @@ class OwnNetwork:
         own = network_id(box.project_id)
         return [Attached(own, port_id(box.uuid), (box.addresses or {}).get(own, []))]
 
-    def check_engine(self, engine: ContainerEngine) -> None:
-        """Raises Unsupported."""
-        if Ability.NETWORK not in engine.abilities:
-            raise Unsupported(f"The engine {engine.name!r} has no networks for projects (ability network)")
-
     async def to_attach(
-        self, box: Container, network: str | None, port: str | None, fixed_ip: str | None
+        self, engine: ContainerEngine, box: Container, network: str | None, port: str | None, fixed_ip: str | None
     ) -> dict[str, Any]:
-        """Raises NotFound, Invalid."""
+        """Raises NotFound, Invalid, Unsupported."""
+        _check_engine(engine)
         _check_own(box, network, port)
         if fixed_ip is not None:
             _check_address(fixed_ip)
             raise Invalid(f"fixed_ip: {fixed_ip} cannot be had: addresses are chosen by the engine")
         return {"network": network_id(box.project_id)}
 
-    async def to_detach(self, box: Container, network: str | None, port: str | None) -> dict[str, Any]:
-        """Raises NotFound."""
+    async def to_detach(
+        self, engine: ContainerEngine, box: Container, network: str | None, port: str | None
+    ) -> dict[str, Any]:
+        """Raises NotFound, Unsupported."""
+        _check_engine(engine)
         _check_own(box, network, port)
         return {"network": network_id(box.project_id)}
 
@@ -124,6 +124,11 @@ class OwnNetwork:
 
 
 OWN = OwnNetwork()
+
+
+def _check_engine(engine: ContainerEngine) -> None:
+    if Ability.NETWORK not in engine.abilities:
+        raise Unsupported(f"The engine {engine.name!r} has no networks for projects (ability network)")
 
 
 def _check_own(box: Container, network: str | None, port: str | None) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, cast
 
-from app import attachments, firewall, plugging
+from app import attachments, firewall, plugging, wiring
 from app.actions import Job
 from app.backends.engine import ContainerEngine
 from app.backends.wires import Wires
@@ -38,7 +38,6 @@ class NeutronKeeper:
         self._settings = settings
         self._token = token
         self._permit_external = permit_external
-        self._used = False  # whether the answer to `to_attach` or `to_detach` is Neutron's
 
     def attached(self, box: Container) -> Sequence[Attached]:
         """See `Keeper`."""
@@ -46,20 +45,14 @@ class NeutronKeeper:
             return OWN.attached(box)
         return [Attached(net["network"], net["port"] or "", net["addresses"]) for net in box.nets]
 
-    def check_engine(self, engine: ContainerEngine) -> None:
-        """See `Keeper`."""
-        if self._used:
-            attachments.check_engine(engine, self._settings)
-        else:
-            OWN.check_engine(engine)
-
     async def to_attach(
-        self, box: Container, network: str | None, port: str | None, fixed_ip: str | None
+        self, engine: ContainerEngine, box: Container, network: str | None, port: str | None, fixed_ip: str | None
     ) -> dict[str, Any]:
         """See `Keeper`. Everything is looked up with the caller's token."""
         neutron = await self._neutron(box)
         if neutron is None:
-            return await OWN.to_attach(box, network, port, fixed_ip)
+            return await OWN.to_attach(engine, box, network, port, fixed_ip)
+        attachments.check_engine(engine, self._settings)
         wanted: list[dict[str, str]] = []
         if network is not None or port is not None:
             wanted = [{"network": network} if network is not None else {"port": cast(str, port)}]
@@ -69,13 +62,17 @@ class NeutronKeeper:
                 raise Invalid("fixed_ip goes with network: a port has its addresses already")
             wanted[0][f"v{version}-fixed-ip"] = fixed_ip
         (net,) = await attachments.resolve(neutron, box.project_id, wanted, self._permit_external)
+        await wiring.check_ranges(neutron, engine, self._settings, [net["network"]])
         return net
 
-    async def to_detach(self, box: Container, network: str | None, port: str | None) -> dict[str, Any]:
+    async def to_detach(
+        self, engine: ContainerEngine, box: Container, network: str | None, port: str | None
+    ) -> dict[str, Any]:
         """See `Keeper`."""
         neutron = await self._neutron(box)
         if neutron is None:
-            return await OWN.to_detach(box, network, port)
+            return await OWN.to_detach(engine, box, network, port)
+        attachments.check_engine(engine, self._settings)
         for net in box.nets or ():
             if network == net["network"] or (port is not None and port == net["port"]):
                 return dict(net)
@@ -103,17 +100,15 @@ class NeutronKeeper:
         if "preserve" not in net:
             return await OWN.attach(job, ref, net)
         neutron = await plugging.network_service(job)
-        host = (await job.engine.ping()).hostname
-        secure = job.settings.firewall != "none"
         try:
             plugged = await attachments.plug(
-                neutron, job.engine, box.uuid, box.project_id, [dict(net)], box.security_groups, host, secure=secure
+                neutron, job.engine, job.settings, box.uuid, box.project_id, [dict(net)], box.security_groups
             )
             macs = [await cast(Wires, job.engine).join(ref, place) for place in plugged.places]
         except (Unavailable, Busy):
             raise
         except GatewayError:
-            await attachments.unplug_one(neutron, job.engine, box.uuid, net["network"])
+            await self._give_back(job, neutron, net)
             raise
         await attachments.settle_macs(neutron, plugged.nets, macs)
         await firewall.enforce(neutron, job.engine)
@@ -128,15 +123,17 @@ class NeutronKeeper:
             return await OWN.detach(job, ref, net)
         neutron = await plugging.network_service(job)
         await cast(Wires, job.engine).leave(ref, net["network"])
-        await attachments.unplug_one(neutron, job.engine, box.uuid, net["network"])
+        await self._give_back(job, neutron, net)
         await firewall.enforce(neutron, job.engine)
         box.nets = [one for one in box.nets or () if one["network"] != net["network"]]
         return {"nets": box.nets, **plugging.fields(box)}
 
     async def _neutron(self, box: Container) -> Neutron | None:
-        neutron = None if box.nets is None else await connect(self._catalogue, self._token)
-        self._used = neutron is not None
-        return neutron
+        return None if box.nets is None else await connect(self._catalogue, self._token)
+
+    async def _give_back(self, job: Job, neutron: Neutron, net: Mapping[str, Any]) -> None:
+        await attachments.unplug(neutron, job.resource.uuid, net["network"])
+        await plugging.release(job, neutron, [net["network"]])
 
 
 def _version(address: str) -> int:

@@ -3,10 +3,10 @@
 A container without ``nets`` is on its project's own network of the engine, and nothing here concerns it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
-from app import attachments, firewall, networks
+from app import admin_networks, attachments, firewall, networks, wiring
 from app.actions import Job
 from app.backends.engine import Seen
 from app.backends.wires import Attachment, Wires
@@ -31,14 +31,10 @@ async def plug(job: Job, box: Container) -> Sequence[Attachment]:
         return ()
     neutron = await network_service(job)
     groups = box.security_groups
-    secure = job.settings.firewall != "none"
-    if box.exposed_ports and secure:
+    if box.exposed_ports and job.settings.firewall != "none":
         opened = await attachments.expose(neutron, box.uuid, box.project_id, box.exposed_ports)
         groups = [opened, *(group for group in groups or () if group != opened)]
-    host = (await job.engine.ping()).hostname
-    plugged = await attachments.plug(
-        neutron, job.engine, box.uuid, box.project_id, box.nets, groups, host, secure=secure
-    )
+    plugged = await attachments.plug(neutron, job.engine, job.settings, box.uuid, box.project_id, box.nets, groups)
     box.nets, box.security_groups = plugged.nets, plugged.groups
     return plugged.places
 
@@ -65,10 +61,19 @@ async def unplug(job: Job, box: Container) -> None:
     neutron = await network_service(job) if box.nets else await connect(job.catalogue)
     if neutron is None:
         return
-    await attachments.unplug(neutron, job.engine, box.uuid, box.nets)
+    await release(job, neutron, await attachments.unplug(neutron, box.uuid) | {net["network"] for net in box.nets})
     if box.exposed_ports:
         await attachments.unexpose(neutron, box.uuid, box.project_id)
     await firewall.enforce(neutron, job.engine)
+
+
+async def release(job: Job, neutron: Neutron, networks: Iterable[str]) -> None:
+    """Remove the engine's networks that nothing uses, but for those that an administrator made."""
+    for network in sorted(networks):
+        async with job.database.reading(job.scope) as session:
+            wanted = await admin_networks.is_known(session, network)
+        if not wanted:
+            await wiring.drop_wire(neutron, job.engine, network)
 
 
 def fields(box: Container) -> dict[str, Any]:

@@ -41,7 +41,7 @@ async def _routing(request: Request, error: Any) -> Response:
     if status == 405 and _ACTION_PATH.match(request.scope["path"]):
         status, headers = 404, {}
     elif status == 405:
-        headers["allow"] = _allowed(request)
+        headers = {"allow": _allowed(request)}
     title = {400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed"}.get(status, "Error")
     detail = "" if status in (404, 405) else str(error.detail)
     refusal = GatewayError(title, code="schema-validation-error" if status == 400 else "", detail=detail)

@@ -5,10 +5,11 @@ There are no module-level settings: whoever needs them is given the object.
 """
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -117,6 +118,11 @@ class ClusterSettings(Section):
     health_seconds: float = Field(15.0, gt=0, description="How often each cluster is looked at.")
 
 
+def _a_range(text: str) -> str:
+    ip_network(text)
+    return text
+
+
 class Settings(BaseSettings):
     """Caisson's configuration. Defaults suit one developer on one machine."""
 
@@ -178,6 +184,10 @@ class Settings(BaseSettings):
     firewall: Literal["nftables", "none"] = Field(
         "nftables",
         description="Who enforces the security groups of Neutron. With `none` ports come without port security.",
+    )
+    wire_ranges: list[Annotated[str, AfterValidator(_a_range)]] = Field(
+        ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"],
+        description="Where the subnets of Neutron's networks must lie: each host sends what goes there to containers.",
     )
     guard_seconds: float = Field(10.0, gt=0, description="How often changed security group rules are looked for.")
     publish_address: str = Field("127.0.0.1", description="Host address of published ports.")

@@ -192,10 +192,10 @@ class Worker:
             job.args = STEPS[kind, verb].args.model_validate(action.args or {})
             return await STEPS[kind, verb].run(job)
         except Unavailable as error:
-            return self._wait_for_engine(job, error)
+            return self._wait(job, f"waiting for the engine: {error.title}")
         except Busy as error:
-            log.warning("step waits for the database", action=action.id, verb=verb, reason=error.title)
-            return Again(self.settings.poll_seconds, job.memo)
+            log.warning("step waits", action=action.id, verb=verb, reason=error.title)
+            return self._wait(job, f"waiting: {error.title}")
         except GatewayError as error:
             if recurring:
                 log.warning("recurring work failed", verb=verb, backend=action.backend, reason=error.title)
@@ -210,13 +210,11 @@ class Worker:
                 return Again(float(crashes), {**job.memo, "crashes": crashes})
             return Failed(f"internal error in {verb}: {type(error).__name__} (request {action.request_id})")
 
-    def _wait_for_engine(self, job: Job, error: Unavailable) -> Outcome:
+    def _wait(self, job: Job, reason: str) -> Outcome:
+        """For what cannot answer now: the engine, another service or the database."""
         action = job.action
         wait = min(LONGEST_WAIT, 0.25 * 2 ** min(action.attempts, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
-        shown = (
-            {} if action.cancel or job.resource is None else {"status_reason": f"waiting for the engine: {error.title}"}
-        )
-        return Again(wait, job.memo, shown)
+        return Again(wait, job.memo, {} if action.cancel or job.resource is None else {"status_reason": reason})
 
     async def _heartbeat_loop(self) -> None:
         while True:

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from uuid import UUID
 
 from app.backends.engine import (
@@ -76,7 +77,7 @@ class Box:
         return [*self.seen.entrypoint, *self.seen.command]
 
 
-class FakeEngine(FakeChanges, FakeGroups, FakeStreams, FakeImages, FakeNodes, FakeVolumes, FakeWires):
+class FakeEngine(FakeWires, FakeChanges, FakeGroups, FakeStreams, FakeImages, FakeNodes, FakeVolumes):
     """A container engine in memory, with every ability.
 
     Attributes:
@@ -222,6 +223,8 @@ class FakeEngine(FakeChanges, FakeGroups, FakeStreams, FakeImages, FakeNodes, Fa
                     raise Gone(f"No such image: {spec.image}")
                 if spec.group is not None:
                     self._sandbox(spec.group)
+                for place in spec.places[:1]:
+                    self.check_place(place)
                 self._boxes[uuid] = self._make(uuid, spec, image)
                 self._owners[uuid] = self.installation
                 self._tell(uuid, "create")
@@ -500,10 +503,17 @@ class FakeEngine(FakeChanges, FakeGroups, FakeStreams, FakeImages, FakeNodes, Fa
             self._tell(box.seen.uuid, what)
 
     def _shown(self, box: Box) -> Seen:
-        if box.seen.state not in LIVING or box.spec.network is None:
+        if box.seen.state not in LIVING:
             return box.seen
-        number = list(self._boxes).index(box.seen.uuid) + 2
-        return replace(box.seen, addresses=(Address(box.spec.network, f"10.0.{number >> 8}.{number & 255}"),))
+        addresses = [
+            Address(name, address, ip_address(address).version)
+            for name, place in self.places(box).items()
+            for address in place.addresses
+        ]
+        if box.spec.network is not None:
+            number = list(self._boxes).index(box.seen.uuid) + 2
+            addresses.append(Address(box.spec.network, f"10.0.{number >> 8}.{number & 255}"))
+        return replace(box.seen, addresses=addresses)
 
     def _tell(self, uuid: UUID, what: str) -> None:
         for watcher in self._watchers:

@@ -22,7 +22,7 @@ from app.backends.docker_calls import Calls, container_path, find_url, next_chun
 from app.backends.docker_changes import DockerChanges
 from app.backends.docker_groups import DockerGroups
 from app.backends.docker_images import DockerImages
-from app.backends.docker_networks import DockerNetworks, NameTaken
+from app.backends.docker_networks import NameTaken
 from app.backends.docker_nodes import DockerNodes
 from app.backends.docker_streams import DockerStreams
 from app.backends.docker_volumes import DockerVolumes
@@ -54,9 +54,7 @@ def make(name: str, backend: BackendSettings, settings: Settings) -> ContainerEn
     return DockerEngine(name, backend, settings)
 
 
-class DockerEngine(
-    DockerChanges, DockerNodes, DockerGroups, DockerNetworks, DockerStreams, DockerImages, DockerVolumes, DockerWires
-):
+class DockerEngine(DockerChanges, DockerNodes, DockerGroups, DockerWires, DockerStreams, DockerImages, DockerVolumes):
     """A Docker daemon, on this host or on another.
 
     Attributes:

@@ -1,16 +1,18 @@
-"""Networks of our own on Docker: making one, attaching a container to its project's, and detaching it."""
+"""Networks on Docker: making one with a free range, and attaching and detaching containers that are there."""
 
 import asyncio
 import json
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, ip_network
+from typing import Any
 
 from app.backends import docker_shapes as shapes
 from app.backends.docker_calls import Calls, container_path, text_of
 from app.backends.engine import Networks
-from app.errors import Gone, Taken
+from app.backends.wires import Range
+from app.errors import EngineError, Gone, Taken
 
 NONE = "none"
 
@@ -20,7 +22,7 @@ class NameTaken(Taken):
 
 
 class DockerNetworks:
-    """What `DockerEngine` can do about networks that it chooses the addresses of."""
+    """What `DockerEngine` can do about networks, and about containers that are there and their networks."""
 
     calls: Calls
 
@@ -31,7 +33,7 @@ class DockerNetworks:
 
         `seed` decides where the search begins. Raises NameTaken.
         """
-        taken = await self._taken_subnets()
+        taken = [IPv4Network(one.cidr) for one in await self.ranges() if "." in one.cidr]
         while subnet := shapes.free_subnet(pool, prefix, taken, zlib.crc32(seed.encode())):
             body = {
                 "Name": name,
@@ -51,32 +53,55 @@ class DockerNetworks:
             return IPv4Network(subnet)
         return None
 
+    async def ranges(self) -> list[Range]:
+        """Addresses of every network of the engine, and of what the host has a route to."""
+        of_docker = [
+            Range(str(ip_network(subnet, strict=False)), (document["Labels"] or {}).get(shapes.LABEL_NETWORK))
+            for document in await self.calls.call("GET", "networks")
+            for config in document["IPAM"]["Config"] or ()
+            if (subnet := config.get("Subnet"))
+        ]
+        if not self.calls.is_local:
+            return of_docker
+        routes = [*shapes.routes(text_of("/proc/net/route")), *shapes.routes6(text_of("/proc/net/ipv6_route"))]
+        known = {one.cidr for one in of_docker}
+        return of_docker + [Range(cidr, None) for cidr in map(str, routes) if cidr not in known]
+
     async def join_network(self, ref: str, project_id: str) -> None:
         """Connect a container, running or not, with its project's network, made when absent; again is fine."""
         if isinstance(self, Networks):
             await self.ensure_network(project_id)
-        name = shapes.network_name(project_id)
-        connected = await self._connected(ref)
-        if name in connected:
-            return
-        if NONE in connected:
-            await self._disconnect(ref, NONE)
-        with suppress(Taken):  # another replica was quicker
-            await self.calls.call("POST", f"networks/{name}/connect", body={"Container": ref})
+        await self.connect(ref, shapes.network_name(project_id))
 
     async def leave_network(self, ref: str, project_id: str) -> None:
-        """Disconnect a container from it; it stays off when it starts again. Not connected is fine.
+        """Disconnect a container from it; it stays off when it starts again. Not connected is fine."""
+        await self.disconnect(ref, shapes.network_name(project_id))
 
-        Docker connects a container that is on no network at all with the first one when it starts: so it joins the
-        one that is called ``none``.
-        """
-        name = shapes.network_name(project_id)
-        connected = await self._connected(ref)
+    async def connect(self, ref: str, name: str, config: Mapping[str, Any] | None = None) -> None:
+        """Connect a container, running or not, with a network by Docker's name; connected already is fine."""
+        connected = await self.connections(ref)
         if name in connected:
-            await self._disconnect(ref, name)
-        if not connected - {name}:
-            with suppress(Taken):
-                await self.calls.call("POST", f"networks/{NONE}/connect", body={"Container": ref})
+            return
+        if NONE in connected:  # it bears no other beside it
+            await self._force_off(ref, NONE)
+        try:
+            body = {"Container": ref, "EndpointConfig": config or {}}
+            await self.calls.call("POST", f"networks/{name}/connect", body=body)
+        except EngineError:
+            if name not in await self.connections(ref):  # otherwise another replica was quicker
+                await self._stay_off(ref)
+                raise
+
+    async def disconnect(self, ref: str, name: str) -> None:
+        """Disconnect a container from a network by Docker's name; not connected is fine."""
+        if name in await self.connections(ref):
+            await self._force_off(ref, name)
+        await self._stay_off(ref)
+
+    async def connections(self, ref: str) -> Mapping[str, Any]:
+        """Its places by the names of networks. Raises Gone."""
+        document = await self.calls.call("GET", f"{container_path(ref)}/json")
+        return document["NetworkSettings"].get("Networks") or {}
 
     async def _appears(self, name: str) -> bool:
         """Whether another replica makes this network: it then chose the same range, which is taken a moment before the
@@ -88,16 +113,12 @@ class DockerNetworks:
             await asyncio.sleep(0.05)
         return False
 
-    async def _taken_subnets(self) -> list[IPv4Network]:
-        documents = await self.calls.call("GET", "networks")
-        ranges = [entry.get("Subnet", "") for document in documents for entry in document["IPAM"]["Config"] or ()]
-        taken = [IPv4Network(subnet, strict=False) for subnet in ranges if "." in subnet]
-        return taken + shapes.routes(text_of("/proc/net/route")) if self.calls.is_local else taken
+    async def _stay_off(self, ref: str) -> None:
+        """Docker connects a container that is on no network with the first one when it starts: so it joins ``none``."""
+        if not await self.connections(ref):
+            with suppress(Taken):
+                await self.calls.call("POST", f"networks/{NONE}/connect", body={"Container": ref})
 
-    async def _connected(self, ref: str) -> set[str]:
-        document = await self.calls.call("GET", f"{container_path(ref)}/json")
-        return set(document["NetworkSettings"].get("Networks") or {})
-
-    async def _disconnect(self, ref: str, name: str) -> None:
+    async def _force_off(self, ref: str, name: str) -> None:
         with suppress(Gone, Taken):
             await self.calls.call("POST", f"networks/{name}/disconnect", body={"Container": ref, "Force": True})

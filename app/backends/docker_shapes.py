@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 from uuid import UUID
 
@@ -39,6 +39,7 @@ LABEL_INSTALLATION = "caisson.installation"
 LABEL_GROUP = "caisson.group"
 LABEL_VOLUME = "caisson.volume"
 LABEL_SEALED = "caisson.sealed"
+LABEL_NETWORK = "caisson.network"
 
 OLDEST_API, NEWEST_API = (1, 40), (1, 51)
 
@@ -500,6 +501,12 @@ def routes(table: str) -> list[IPv4Network]:
         if mask:
             networks.append(IPv4Network((address & mask, mask.bit_count())))
     return networks
+
+
+def routes6(table: str) -> list[IPv6Network]:
+    """The networks in the text of /proc/net/ipv6_route, without the default route."""
+    fields = [line.split()[:2] for line in table.splitlines()]
+    return [IPv6Network((bytes.fromhex(address), int(length, 16))) for address, length in fields if length != "00"]
 
 
 _LOST_TRACK = r"^task \w+: already exists|^id already in use|failed to start shim: mkdir .*: file exists"

@@ -10,12 +10,13 @@ from typing import Any
 
 from app.backends import docker_shapes as shapes
 from app.backends import nftables
-from app.backends.docker_calls import Calls, container_path
-from app.backends.wires import Attachment, Guard, Wire
-from app.errors import EngineError, Gone, Refused, Taken
+from app.backends.docker_calls import container_path
+from app.backends.docker_networks import DockerNetworks
+from app.backends.engine import Ability
+from app.backends.wires import Attachment, Guard, Wire, overlapped
+from app.errors import Gone, Refused, Taken
 
 RELEASE_SECONDS = 5.0
-LABEL_NETWORK = "caisson.network"
 LABEL_TABLES = "caisson.tables"  # whose packet filter looks after it
 
 
@@ -24,16 +25,11 @@ def wire_name(network: str) -> str:
     return f"caisson-net-{network}"
 
 
-def bridge_name(network: str) -> str:
-    """The name of its bridge on the host: at most 15 characters."""
-    return f"cn-{network.replace('-', '')[:12]}"
-
-
-class DockerWires:
+class DockerWires(DockerNetworks):
     """What `DockerEngine` does for networks of Neutron."""
 
-    calls: Calls
     tables: nftables.Tables
+    abilities: frozenset[Ability]
 
     async def ensure_wire(self, wire: Wire) -> str:
         """See `Wires`. Docker knows no two networks with overlapping addresses, whoever's they are."""
@@ -41,15 +37,9 @@ class DockerWires:
         async with self._wire_lock(name):
             if await self._wire(name) is None:
                 try:
-                    await self.calls.call("POST", "networks/create", body=_body(name, wire, self.tables.name))
-                except Taken as error:
-                    if "overlap" in error.title:
-                        ranges = ", ".join(subnet.cidr for subnet in wire.subnets)
-                        raise Taken(
-                            f"network {wire.network}: {ranges} overlaps a network that the engine's host has already; "
-                            "use a subnet with other addresses"
-                        ) from error
-                    if await self._wire(name) is None:
+                    await self._make_wire(name, wire)
+                except Taken:
+                    if not await self._appears(name):
                         raise
         return name
 
@@ -76,24 +66,14 @@ class DockerWires:
 
     async def join(self, ref: str, place: Attachment) -> str:
         """See `Wires`. Before Docker's API 1.44 only the network that a container is made with takes a MAC address."""
-        there = await self._endpoint(ref, place.name)
-        if there is None:
-            body = {"Container": ref, "EndpointConfig": endpoint(place)}
-            try:
-                await self.calls.call("POST", f"networks/{place.name}/connect", body=body)
-            except EngineError as error:
-                if "already exists in network" not in error.title:
-                    raise
-        there = await self._endpoint(ref, place.name)
-        return str((there or {}).get("MacAddress") or place.mac)
+        await self.connect(ref, place.name, endpoint(place))
+        there = (await self.connections(ref)).get(place.name) or {}
+        return str(there.get("MacAddress") or place.mac)
 
     async def leave(self, ref: str, network: str) -> None:
         """See `Wires`."""
-        name = wire_name(network)
-        if await self._endpoint(ref, name) is None:
-            return
         with suppress(Gone):
-            await self.calls.call("POST", f"networks/{name}/disconnect", body={"Container": ref, "Force": True})
+            await self.disconnect(ref, wire_name(network))
 
     async def guard(self, guards: Sequence[Guard], members: Mapping[str, Sequence[str]]) -> None:
         """See `Guards`."""
@@ -109,20 +89,36 @@ class DockerWires:
                         continue
                     port = await nftables.host_side(pid, mac)
                     if port is not None:
-                        bridge = bridge_name(one.name.removeprefix(wire_name("")))
+                        bridge = self.tables.bridge(one.name.removeprefix(wire_name("")))
                         places.append(nftables.Place(port, bridge, mac, one.addresses, one.rules))
-            wires = await self.calls.call(
-                "GET", "networks", {"filters": json.dumps({"label": [f"{LABEL_TABLES}={self.tables.name}"]})}
-            )
-            bridges = [bridge_name(document["Labels"][LABEL_NETWORK]) for document in wires]
-            await self.tables.apply(nftables.present(bridges), places, members)
+            query = {"filters": json.dumps({"label": [f"{LABEL_TABLES}={self.tables.name}"]})}
+            if await self.calls.call("GET", "networks", query):
+                await self.tables.apply(places, members)
+            else:
+                await self.tables.remove()
+
+    async def _make_wire(self, name: str, wire: Wire) -> None:
+        ranges = [one for one in await self.ranges() if one.network != wire.network]
+        for subnet in wire.subnets:
+            if overlapped(subnet.cidr, ranges) is not None:
+                raise Taken(
+                    f"network {wire.network}: {subnet.cidr} overlaps addresses that the engine's host has already; "
+                    "use a subnet with others"
+                )
+        body = _body(name, wire, self.tables.name, self.tables.bridge(wire.network))
+        if Ability.FIREWALL not in self.abilities:
+            await self.calls.call("POST", "networks/create", body=body)
+            return
+        async with self._wire_lock("guards"):  # or a round that has seen no bridge yet would remove the tables
+            await self.tables.stand()
+            await self.calls.call("POST", "networks/create", body=body)
 
     async def _wire(self, name: str) -> Mapping[str, Any] | None:
         try:
             document: Mapping[str, Any] = await self.calls.call("GET", f"networks/{name}")
         except Gone:
             return None
-        if LABEL_NETWORK not in (document.get("Labels") or {}):
+        if shapes.LABEL_NETWORK not in (document.get("Labels") or {}):
             raise Taken(f"the engine's network {name} is not Caisson's")
         return document
 
@@ -132,13 +128,6 @@ class DockerWires:
         except Gone:
             return None
         return document
-
-    async def _endpoint(self, ref: str, name: str) -> Mapping[str, Any] | None:
-        document = await self._document(ref)
-        there: Mapping[str, Any] | None = (
-            None if document is None else document["NetworkSettings"]["Networks"].get(name)
-        )
-        return there
 
     def _wire_lock(self, name: str) -> asyncio.Lock:
         return self.calls.session.networks.setdefault(name, asyncio.Lock())
@@ -169,7 +158,7 @@ def replugged(document: Mapping[str, Any]) -> dict[str, Any]:
     return {"NetworkingConfig": {"EndpointsConfig": {mode: {"IPAMConfig": there["IPAMConfig"]}}}}
 
 
-def _body(name: str, wire: Wire, tables: str) -> dict[str, Any]:
+def _body(name: str, wire: Wire, tables: str, bridge: str) -> dict[str, Any]:
     if not wire.subnets:
         raise Refused(f"network {wire.network} has no subnet that the engine can use")
     return {
@@ -180,8 +169,8 @@ def _body(name: str, wire: Wire, tables: str) -> dict[str, Any]:
         "EnableIPv6": any(":" in subnet.cidr for subnet in wire.subnets),
         "IPAM": {"Config": [{"Subnet": subnet.cidr, "Gateway": subnet.host} for subnet in wire.subnets]},
         "Options": {
-            "com.docker.network.bridge.name": bridge_name(wire.network),
+            "com.docker.network.bridge.name": bridge,
             "com.docker.network.driver.mtu": str(wire.mtu),
         },
-        "Labels": {LABEL_NETWORK: wire.network, LABEL_TABLES: tables},
+        "Labels": {shapes.LABEL_NETWORK: wire.network, LABEL_TABLES: tables},
     }

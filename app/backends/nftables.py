@@ -2,7 +2,8 @@
 
 Two tables. The one of the family `bridge` looks at what comes out of a container: only its own MAC and IP addresses
 may, and nobody else may bear them. The one of the family `inet` lets through what the rules name; it meets frames
-between two ports of a bridge as well, because the kernel's br_netfilter shows them to it. Packets in the direction in
+between two ports of a bridge as well, because the kernel's br_netfilter shows them to it. It knows bridges by how their
+names begin, so that a new one is shut from the first moment. Packets in the direction in
 which a conversation began are held against the rules each time, answers are not: so a rule that is taken back ends what
 it allowed. The tables outlive Caisson's process.
 """
@@ -23,6 +24,7 @@ from app.backends.wires import Rule
 from app.errors import EngineBug, Refused, Unavailable
 
 SECONDS = 20.0
+FAMILIES = ("bridge", "inet")
 
 TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
 _WITH_PORTS = {TCP, UDP, 33, 132, 136}
@@ -44,8 +46,13 @@ class Tables:
     """The two tables of one engine of one Caisson; others on the same host have tables of their own."""
 
     def __init__(self, identity: str) -> None:
-        self.name = f"caisson_{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
-        self._applied: str | None = None
+        digest = hashlib.sha256(identity.encode()).hexdigest()
+        self.name = f"caisson_{digest[:10]}"
+        self._bridges = f"cn{digest[:4]}-"
+
+    def bridge(self, network: str) -> str:
+        """The name of a network's bridge, by which these tables are its own: 15 characters, the kernel's limit."""
+        return f"{self._bridges}{network.replace('-', '')[:8]}"
 
     async def works(self) -> bool:
         """Whether this process may filter packets on this host. Makes bridges show frames to the filter."""
@@ -56,21 +63,30 @@ class Tables:
                 if switch.read_text().strip() != "1":
                     switch.write_text("1")
             probe = f"{self.name}_probe"
-            both = [f"{verb} table {family} {probe}" for verb in ("add", "delete") for family in ("bridge", "inet")]
+            both = [f"{verb} table {family} {probe}" for verb in ("add", "delete") for family in FAMILIES]
             await _run(["nft", "-f", "-"], "\n".join(both))
         except (OSError, Refused, Unavailable):
             return False
         return True
 
-    async def apply(
-        self, bridges: Sequence[str], places: Sequence[Place], members: Mapping[str, Sequence[str]]
-    ) -> None:
+    async def stand(self) -> None:
+        """Make sure of tables, before the first bridge comes: where there are none everything would pass on it."""
+        listed = await _run(["nft", "list", "tables"], "")
+        if f"table inet {self.name}" not in listed.splitlines():
+            await self.apply([], {})
+
+    async def apply(self, places: Sequence[Place], members: Mapping[str, Sequence[str]]) -> None:
         """Put new tables in the place of the old, in one transaction of the kernel. Raises Refused with nft's words."""
-        text = render(self.name, bridges, places, members)
-        if text == self._applied:
-            return
-        await _run(["nft", "-f", "-"], text)
-        self._applied = text
+        text, mark = render(self.name, self._bridges, places, members)
+        # The kernel is asked: another replica may have put others there, or somebody have emptied the whole filter.
+        try:
+            await _run(["nft", "-f", "-"], "".join(f"list chain {family} {self.name} {mark}\n" for family in FAMILIES))
+        except Refused:
+            await _run(["nft", "-f", "-"], text)
+
+    async def remove(self) -> None:
+        """Without bridges there is nothing to filter."""
+        await _run(["nft", "-f", "-"], _nothing(self.name))
 
 
 async def host_side(pid: int, mac: str) -> str | None:
@@ -85,22 +101,24 @@ async def host_side(pid: int, mac: str) -> str | None:
     return None
 
 
-def present(bridges: Sequence[str]) -> list[str]:
-    """Those of the bridges that this host has: the tables may not name another."""
-    return [bridge for bridge in bridges if Path(f"/sys/class/net/{bridge}").exists()]
+def render(name: str, bridges: str, places: Sequence[Place], members: Mapping[str, Sequence[str]]) -> tuple[str, str]:
+    """The whole text, for bridges whose names begin so; and a chain of both tables that tells it from any other."""
+    bodies = [_origins(places), _passages(f'"{bridges}*"', places, members)]
+    mark = f"is_{hashlib.sha256(repr(bodies).encode()).hexdigest()[:16]}"
+    lines = [
+        line
+        for family, body in zip(FAMILIES, bodies, strict=True)
+        for line in (f"table {family} {name} {{", *_chain(mark, []), *body, "}")
+    ]
+    return _nothing(name) + "\n".join(lines) + "\n", mark
 
 
-def render(name: str, bridges: Sequence[str], places: Sequence[Place], members: Mapping[str, Sequence[str]]) -> str:
-    """The whole text. Without bridges the tables go."""
-    lines = [f"{verb} table {family} {name}" for family in ("bridge", "inet") for verb in ("add", "delete")]
-    if not bridges:
-        return "\n".join(lines) + "\n"
-    lines += _origins(name, places)
-    lines += _passages(name, bridges, places, members)
-    return "\n".join(lines) + "\n"
+def _nothing(name: str) -> str:
+    """Removes the tables, which may be absent."""
+    return "".join(f"{verb} table {family} {name}\n" for family in FAMILIES for verb in ("add", "delete"))
 
 
-def _origins(name: str, places: Sequence[Place]) -> list[str]:
+def _origins(places: Sequence[Place]) -> list[str]:
     """Family bridge: who may say that he has which address."""
     guarded = [place for place in places if place.rules is not None]
     triples = {
@@ -129,7 +147,6 @@ def _origins(name: str, places: Sequence[Place]) -> list[str]:
         "drop",
     ]
     return [
-        f"table bridge {name} {{",
         *_set("known4", "ipv4_addr", known[4]),
         *_set("known6", "ipv6_addr", known[6]),
         *_set("own4", "ifname . ether_addr . ipv4_addr", triples[4]),
@@ -137,15 +154,12 @@ def _origins(name: str, places: Sequence[Place]) -> list[str]:
         *_set("interfaces", "ifname", [place.interface for place in guarded]),
         *_set("pairs", "ifname . ether_addr", [f"{place.interface} . {place.mac}" for place in guarded]),
         *_chain("arrive", ["type filter hook prerouting priority -310; policy accept;", *chain]),
-        "}",
     ]
 
 
-def _passages(
-    name: str, bridges: Sequence[str], places: Sequence[Place], members: Mapping[str, Sequence[str]]
-) -> list[str]:
+def _passages(bridges: str, places: Sequence[Place], members: Mapping[str, Sequence[str]]) -> list[str]:
     """Family inet: what may pass. A packet between two containers must pass the sender's rules and the receiver's."""
-    sets: list[str] = [*_set("bridges", "ifname", bridges)]
+    sets: list[str] = []
     for group, addresses in sorted(members.items()):
         for version in (4, 6):
             of_version = [address for address in addresses if ip_address(address).version == version]
@@ -183,7 +197,6 @@ def _passages(
         "oifname . ip6 daddr vmap @in6",
     ]
     return [
-        f"table inet {name} {{",
         *sets,
         *chains,
         *maps,
@@ -193,20 +206,20 @@ def _passages(
             "forward",
             [
                 "type filter hook forward priority -10; policy accept;",
-                "iifname != @bridges oifname != @bridges accept",
+                f"iifname != {bridges} oifname != {bridges} accept",
                 *answers,
                 # Docker routes IPv6 between all its networks.
-                "iifname @bridges oifname != @bridges meta nfproto ipv6 drop",
-                "iifname != @bridges oifname @bridges meta nfproto ipv6 drop",
-                "iifname @bridges jump leaving",
-                "oifname @bridges jump entering",
+                f"iifname {bridges} oifname != {bridges} meta nfproto ipv6 drop",
+                f"iifname != {bridges} oifname {bridges} meta nfproto ipv6 drop",
+                f"iifname {bridges} jump leaving",
+                f"oifname {bridges} jump entering",
             ],
         ),
         *_chain(
             "input",
             [
                 "type filter hook input priority -10; policy accept;",
-                "iifname != @bridges accept",
+                f"iifname != {bridges} accept",
                 *answers,
                 "jump leaving",
                 # The host is the networks' gateway, and nothing else to them.
@@ -218,12 +231,11 @@ def _passages(
             "output",
             [
                 "type filter hook output priority -10; policy accept;",
-                "oifname != @bridges accept",
+                f"oifname != {bridges} accept",
                 *answers,
                 "jump entering",
             ],
         ),
-        "}",
     ]
 
 

@@ -5,6 +5,7 @@ The rules of ``app.backends.engine`` hold here as well. Addresses are text; netw
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Protocol, runtime_checkable
 from uuid import UUID
 
@@ -22,10 +23,27 @@ class Wire:
     """A wish for one network: at most one subnet of each version. `closed` has no way to other networks."""
 
     network: str
-    project_id: str
     subnets: Sequence[WireSubnet]
     mtu: int = 1500
     closed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Addresses that an engine's host has a way to; `network` is the wire's uuid, None is anything else."""
+
+    cidr: str
+    network: str | None
+
+
+def overlapped(cidr: str, ranges: Sequence[Range]) -> Range | None:
+    """The first of the ranges that has addresses of `cidr`; None when none has."""
+    wanted = ip_network(cidr)
+    return next((one for one in ranges if _overlap(wanted, ip_network(one.cidr))), None)
+
+
+def _overlap(one: IPv4Network | IPv6Network, other: IPv4Network | IPv6Network) -> bool:
+    return one.version == other.version and one.overlaps(other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +90,12 @@ class Guard:
 class Wires(Protocol):
     """Ability WIRE: networks with given addresses. Two of an engine must not overlap."""
 
+    async def ranges(self) -> Sequence[Range]:
+        """Those of every network that the engine and its host have: a new wire may overlap none of them."""
+        ...
+
     async def ensure_wire(self, wire: Wire) -> str:
-        """The engine's name of the network, made when absent. Taken when its addresses are in use on this host."""
+        """The engine's name of the network, made when absent. Taken when its addresses overlap `ranges`."""
         ...
 
     async def remove_wire(self, network: str) -> bool:
@@ -96,7 +118,7 @@ class Guards(Protocol):
     async def guard(self, guards: Sequence[Guard], members: Mapping[str, Sequence[str]]) -> None:
         """Put these guards in the place of all former ones, at once. Containers that do not run need none.
 
-        `members` are the addresses behind each group that a rule names. What is attached and has no guard hears and
-        says nothing.
+        `members` are the addresses behind each group that a rule names. What is attached to a wire and has no guard
+        hears and says nothing, from the wire's first moment.
         """
         ...

@@ -77,8 +77,8 @@ async def network_attach(
         raise Invalid("network_attach takes either network or port, not both", code="schema-validation-error")
     async with tx.reading() as session:
         box = await containers.find(session, ident, own_project=tx.caller.project_id)
-    keeper = keeper_for(request, tx)
-    net = await keeper.to_attach(box, how.network, how.port, how.fixed_ip)
+    keeper, engine = keeper_for(request, tx), gateway(request).engines[box.backend]
+    net = await keeper.to_attach(engine, box, how.network, how.port, how.fixed_ip)
     await _accept(request, tx, keeper, box.uuid, net, attach=True)
     return JSONResponse(None)
 
@@ -98,8 +98,8 @@ async def network_detach(
         raise Invalid("network_detach takes exactly one of network and port", code="schema-validation-error")
     async with tx.reading() as session:
         box = await containers.find(session, ident, own_project=tx.caller.project_id)
-    keeper = keeper_for(request, tx)
-    net = await keeper.to_detach(box, query.network, query.port)
+    keeper, engine = keeper_for(request, tx), gateway(request).engines[box.backend]
+    net = await keeper.to_detach(engine, box, query.network, query.port)
     await _accept(request, tx, keeper, box.uuid, net, attach=False)
     return JSONResponse(None, 202)
 
@@ -108,7 +108,6 @@ async def _accept(request: Request, tx: Tx, keeper: Keeper, uuid: str, net: dict
     parts = gateway(request)
     async with tx.writing() as session:
         box = await containers.find(session, uuid, lock=True)
-        keeper.check_engine(parts.engines[box.backend])
         keeper.check(box, net, attach=attach)
         now = await actions.clock(session)
         verb = "network_attach" if attach else "network_detach"

@@ -5,7 +5,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 from fastapi import Request
 
-from app import attachments, networks
+from app import attachments, networks, wiring
 from app.errors import Busy, Invalid
 from app.models import Container, Status
 from app.neutron import Neutron, connect
@@ -33,11 +33,13 @@ async def settle(
         box.security_groups = networks.check_groups(box.project_id, groups) or None
     elif box.status != Status.ERROR:
         parts = gateway(request)
-        attachments.check_engine(parts.engines[box.backend], parts.settings)
+        engine = parts.engines[box.backend]
+        attachments.check_engine(engine, parts.settings)
         if groups or box.exposed_ports:
             attachments.check_groups_enforced(parts.settings)
         box.nets = await attachments.resolve(neutron, box.project_id, nets, lambda: permit_external(tx))
         box.security_groups = await attachments.resolve_groups(neutron, box.project_id, groups) or None
+        await wiring.check_ranges(neutron, engine, parts.settings, [net["network"] for net in box.nets])
 
 
 async def known_groups(request: Request, box: Container, groups: Sequence[str]) -> list[str]:

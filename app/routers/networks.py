@@ -8,7 +8,9 @@ from pydantic import Field
 
 from app import admin_networks
 from app.models import Network
+from app.neutron import connect
 from app.policy import Tx, allow
+from app.routers.network_wishes import callers_neutron
 from app.routers.requests import gateway, json_only
 from app.versions import ApiModel, require
 
@@ -31,7 +33,7 @@ async def create_network(
     body: Annotated[NetworkCreate, Body(examples=[EXAMPLE])],
     tx: Annotated[Tx, Depends(allow("network:create"))],
 ) -> Response:
-    """Makes the engine's network for a network that is known elsewhere by this id."""
+    """Makes the engine's network for one of Neutron's, before the first container comes; without Neutron for any id."""
     tx.check()
     row = Network(
         project_id=tx.caller.project_id,
@@ -43,7 +45,8 @@ async def create_network(
     )
     async with tx.reading() as session:
         await admin_networks.check_new(session, row)
-    await admin_networks.make(gateway(request).engines, row)
+    parts = gateway(request)
+    await admin_networks.make(parts.engines, parts.settings, await callers_neutron(request), row)
     async with tx.writing() as session:
         await admin_networks.store(session, row)
     return JSONResponse(_network(row))
@@ -64,7 +67,8 @@ async def delete_network(
     """Removes the engine's network; one that is in use stays until its last container goes."""
     async with tx.reading() as session:
         row = await admin_networks.find(session, neutron_net_id)
-    await admin_networks.unmake(gateway(request).engines, row)
+    parts = gateway(request)
+    await admin_networks.unmake(parts.engines, await connect(parts.catalogue), row)
     async with tx.writing() as session:
         await admin_networks.forget(session, neutron_net_id)
     return Response(status_code=204)

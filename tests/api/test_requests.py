@@ -144,7 +144,7 @@ async def test_unknown_paths(standing: Caisson, path: str) -> None:
 async def test_wrong_methods_on_the_collection(standing: Caisson, method: str) -> None:
     answer = await standing.call(method, "/v1/containers")
     assert answer.status_code == 405
-    assert {word.strip() for word in answer.headers["allow"].split(",")} == {"GET", "POST"}
+    assert answer.headers["allow"] == "GET, POST"
     if method != "HEAD":
         assert error_of(answer, 405)["title"] == "Method Not Allowed"
 

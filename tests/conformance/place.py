@@ -4,15 +4,18 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from secrets import token_hex
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import pytest
+from pydantic import SecretStr
 
 from app.backends.docker import make
 from app.backends.engine import ContainerEngine, ContainerSpec, LogOptions, Networks, RegistryLogin, Seen, State
-from app.settings import BackendSettings, Settings
+from app.backends.wires import Guards, Wires
+from app.settings import BackendSettings, KeystoneSettings, Settings
 from tests.conformance.index import serve_index
 from tests.fake import FakeEngine
 from tests.stack import images
@@ -34,6 +37,7 @@ class Place:
             credentials' absence or presence; returns its full name and the credentials.
         index: makes an index that knows one image of this name; returns the term that finds it.
         project: a project of this test alone.
+        wires: the networks that this test made by their ids.
     """
 
     engine: ContainerEngine
@@ -43,6 +47,7 @@ class Place:
     publish: Callable[[str, bool], tuple[str, RegistryLogin | None]]
     index: Callable[[str], str]
     project: str = field(default_factory=lambda: token_hex(16))
+    wires: list[str] = field(default_factory=list)
 
     def spec(self, *command: str, **wishes: Any) -> ContainerSpec:
         """A wish for a container of this test's project, with no network unless asked."""
@@ -84,6 +89,10 @@ class Place:
             await self.engine.remove(seen.ref, force=True)
         if isinstance(self.engine, Networks):
             await self.engine.remove_network(self.project)
+        if self.wires and isinstance(self.engine, Wires) and isinstance(self.engine, Guards):
+            for network in self.wires:
+                assert await self.engine.remove_wire(network)
+            await self.engine.guard([], {})
 
 
 async def until(check: Callable[[], Awaitable[Found | None]], seconds: float = 30.0) -> Found:
@@ -120,7 +129,10 @@ def docker_place(request: pytest.FixtureRequest, stop: ExitStack) -> Place:
     url: str = request.getfixturevalue("docker_url")
     image: str = request.getfixturevalue("busybox_image")
     registry: Registry = request.getfixturevalue("registry")
-    engine, twin = (make("docker", BackendSettings(url=url), Settings()) for _ in range(2))
+    # Both share a packet filter of their own; Docker's filters only where there may be a Neutron.
+    keystone = KeystoneSettings(url="http://127.0.0.1:1/v3", username="caisson", password=SecretStr("pw"))
+    settings = Settings(data_dir=Path(token_hex(8)), keystone=keystone)
+    engine, twin = (make("docker", BackendSettings(url=url), settings) for _ in range(2))
 
     def publish(path: str, private: bool) -> tuple[str, RegistryLogin | None]:
         server: Registry = request.getfixturevalue("private_registry" if private else "registry")

@@ -268,13 +268,120 @@ def test_what_cannot_be_is_refused(cloud: Cloud) -> None:
     cloud.neutron.call("PUT", f"/networks/{outer['id']}", cloud.token("admin"), json=external)
     status, sentence = cloud.refused(nets=[{"network": outer["id"]}])
     assert (status, "network:attach_external_network" in sentence) == (403, True)
-    # Two projects with the same addresses on one host: the second one is told, and nothing is left of it.
-    cloud.start(nets=[{"network": ident}])
-    theirs, _ = cloud.network("10.89.0.0/24", "beta-member")
-    failed = cloud.start("beta-member", nets=[{"network": theirs["id"]}], status="Error")
-    assert "10.89.0.0/24 overlaps" in failed["status_reason"]
     assert cloud.neutron.find(cloud.token(), "subnet", id=subnet["id"])
     assert empty
+
+
+def test_overlapping_addresses_are_refused_before_anything_is_stored(cloud: Cloud) -> None:
+    """The second of two networks on one host; it names the first one to those only who may see it."""
+    first, _ = cloud.network("10.96.0.0/22")
+    second, _ = cloud.network("10.96.2.0/24")
+    theirs, _ = cloud.network("10.96.3.0/24", "beta-member")
+    free, _ = cloud.network("10.97.0.0/24", "beta-member")
+    nets = [{"network": first["id"]}, {"network": second["id"]}]
+    assert cloud.refused(nets=nets)[0] == 409
+    cloud.start(nets=nets[:1])
+    status, sentence = cloud.refused(nets=nets[1:])
+    assert status == 409
+    assert f"10.96.2.0/24 overlap 10.96.0.0/22 of the network {first['id']}" in sentence
+    status, sentence = cloud.refused("beta-member", nets=[{"network": theirs["id"]}])
+    assert status == 409
+    assert "10.96.3.0/24 overlap" in sentence
+    assert not any(word in sentence for word in ("10.96.0.0", first["id"]))
+    box = cloud.start("beta-member", nets=[{"network": free["id"]}])
+    attach = cloud.act("POST", box["uuid"], "network_attach", "beta-member", network=theirs["id"])
+    assert (attach.status_code, "10.96.3.0/24 overlap" in attach.text) == (409, True)
+    made = cloud.gateway.call(
+        "POST", "/v1/networks", cloud.token("alpha-admin"), json={"neutron_net_id": second["id"], "name": "second"}
+    )
+    assert (made.status_code, "10.96.2.0/24 overlap" in made.text) == (409, True)
+    assert len(cloud.gateway.call("GET", "/v1/containers", cloud.token("beta-member")).json()["containers"]) == 1
+
+
+def test_addresses_that_a_host_may_need_itself_are_refused(cloud: Cloud) -> None:
+    """Whoever makes a network would else get what the host sends there."""
+    public, _ = cloud.network("8.8.8.0/24")
+    status, sentence = cloud.refused(nets=[{"network": public["id"]}])
+    assert (status, "8.8.8.0/24" in sentence, "wire_ranges" in sentence) == (400, True, True)
+    link = f"own-{secrets.token_hex(4)}"
+    served.run(["ip", "link", "add", link, "type", "bridge"], {})
+    try:
+        for words in (["address", "add", "10.95.1.1/16", "dev", link], ["link", "set", link, "up"]):
+            served.run(["ip", *words], {})
+        taken, _ = cloud.network("10.95.2.0/24")
+        status, sentence = cloud.refused(nets=[{"network": taken["id"]}])
+        assert (status, "10.95.2.0/24 overlap" in sentence) == (409, True)
+    finally:
+        served.run(["ip", "link", "delete", link], {})
+    assert cloud.start(nets=[{"network": taken["id"]}])
+
+
+def test_an_administrators_network_is_neutrons(cloud: Cloud) -> None:
+    """It is there before the first container, and stays when the last one goes."""
+    admin = cloud.token("alpha-admin")
+
+    def post(ident: str) -> httpx.Response:
+        return cloud.gateway.call("POST", "/v1/networks", admin, json={"name": "lab", "neutron_net_id": ident})
+
+    assert post("no-such-network").status_code == 404
+    empty = cloud.neutron.create(admin, "network", name="without-subnet")
+    answer = post(empty["id"])
+    assert (answer.status_code, "has no subnet" in answer.text) == (400, True)
+    net, _ = cloud.network("10.98.0.0/24", gateway_ip=None)
+    made = post(net["id"]).raise_for_status().json()
+    assert (made["neutron_net_id"], made["name"]) == (net["id"], "lab")
+    assert post(net["id"]).status_code == 409
+
+    def subnets() -> list[str]:
+        with engines.client(cloud.gateway.engine_url) as http:
+            answer = http.get(f"/networks/{made['network_id']}")
+        return [one["Subnet"] for one in answer.json()["IPAM"]["Config"]] if answer.status_code == 200 else []
+
+    assert subnets() == ["10.98.0.0/24"]
+    box = cloud.start(nets=[{"network": net["id"]}])
+    with engines.client(cloud.gateway.engine_url) as http:
+        places = http.get(f"/containers/caisson-{box['uuid']}/json").json()["NetworkSettings"]["Networks"]
+    assert list(places) == [made["network_id"]]
+    cloud.gateway.clear()
+    assert subnets() == ["10.98.0.0/24"]
+    box = cloud.start(nets=[{"network": net["id"]}])
+    path = f"/v1/networks/{net['id']}"
+    assert cloud.gateway.call("DELETE", path, admin).status_code == 204
+    assert cloud.gateway.call("DELETE", path, admin).status_code == 404
+    assert subnets() == ["10.98.0.0/24"]
+    cloud.gateway.clear()
+    assert subnets() == []
+
+
+def test_security_groups_are_added_and_removed(cloud: Cloud) -> None:
+    """Until microversion 1.14; what changes is seen by packets, and by the ports in Neutron."""
+    net, _ = cloud.network("10.99.0.0/24")
+    nets = [{"network": net["id"]}]
+    own, web = cloud.group(), cloud.group(HTTP)
+    server, client = cloud.start(nets=nets, security_groups=[own]), cloud.start(nets=nets)
+    address = _only(server)[1]["addr"]
+    assert not cloud.reaches(client["uuid"], address)
+
+    def change(verb: str, name: str, version: str, user: str = "alpha-member") -> httpx.Response:
+        path, headers = f"/v1/containers/{server['uuid']}/{verb}", {"OpenStack-API-Version": f"container {version}"}
+        return cloud.gateway.call("POST", path, cloud.token(user), params={"name": name}, headers=headers)
+
+    def groups() -> list[str]:
+        (port,) = cloud.ports(server["uuid"])
+        return sorted(port["security_groups"])
+
+    assert change("add_security_group", web, "1.15").status_code == 406
+    assert change("add_security_group", "no-such", "1.14").status_code == 400
+    for version in ("1.14", "1.1"):
+        assert change("add_security_group", web, version).status_code == 202
+        shown = cloud.gateway.become(server["uuid"], "Running", also=lambda box: web in box["security_groups"])
+        assert shown["security_groups"] == [own, web]
+        assert groups() == sorted([own, web])
+        cloud.gateway.until(lambda: cloud.reaches(client["uuid"], address))
+        assert change("remove_security_group", web, version).status_code == 202
+        shown = cloud.gateway.become(server["uuid"], "Running", also=lambda box: web not in box["security_groups"])
+        assert shown["security_groups"] == groups() == [own]
+        cloud.gateway.until(lambda: not cloud.reaches(client["uuid"], address))
 
 
 def test_networks_are_attached_listed_and_detached(cloud: Cloud) -> None:

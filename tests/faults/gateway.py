@@ -20,6 +20,8 @@ from tests.stack.session import ROOT, Service, Stack, StackError, free_port
 PASSWORD = "the-faults-admin"
 SECRET = "the-secret-that-replicas-share"
 LEASE = 2.0  # seconds; the least that the settings allow
+Login = Callable[[], tuple[str, str]]
+"""Gives a token and its project's id, where identity is not the gateway's own."""
 PATIENCE = 40.0  # seconds until what must happen has happened
 
 RUNS = ["sh", "-c", "trap 'exit 0' TERM; trap 'echo usr1' USR1; echo up; while :; do sleep 600 & wait; done"]
@@ -39,24 +41,22 @@ async def until(ready: Callable[[], Awaitable[Any]], what: str, seconds: float =
 class Proxy:
     """The proxy of `tests.faults.proxy`, as seen from here."""
 
-    def __init__(self, stack: Stack, engine_url: str) -> None:
+    def __init__(self, stack: Stack, url: str) -> None:
         folder = stack.folder("proxy")
-        self.listens, self._control = folder / "engine.sock", folder / "control.sock"
-        engine = engine_url.removeprefix("unix://")
+        scheme, _, address = url.partition("://")
+        self._control = folder / "control.sock"
+        listens = str(folder / "engine.sock") if scheme == "unix" else f"127.0.0.1:{free_port()}"
+        self.url = f"{scheme}://{listens}"
+        """Where it is found, instead of what is behind it."""
         self._stack = stack
         self.service = stack.spawn(
             folder.name,
-            [sys.executable, "-m", "tests.faults.proxy", str(self.listens), engine, str(self._control)],
+            [sys.executable, "-m", "tests.faults.proxy", listens, address, str(self._control)],
             log=folder / "log",
             ready=self._control.exists,
             environment={"PYTHONPATH": str(ROOT)},
             stop_signal=signal.SIGKILL,
         )
-
-    @property
-    def url(self) -> str:
-        """Where the gateway finds its engine."""
-        return f"unix://{self.listens}"
 
     async def add(self, line: str, when: str, act: str, **more: Any) -> int:
         """Put a rule in force; see `tests.faults.proxy.Rule`."""
@@ -107,13 +107,16 @@ class Gateway:
         project_id: the project that the administrator is logged in to; known after the first start.
     """
 
-    def __init__(self, stack: Stack, database_url: str, engine_url: str, **settings: Any) -> None:
+    def __init__(
+        self, stack: Stack, database_url: str, engine_url: str, *, login: Login | None = None, **settings: Any
+    ) -> None:
         self.folder = stack.folder("gateway")
         self.proxy = Proxy(stack, engine_url)
         self.port = free_port()
         self.accepted: list[str] = []
         self.project_id = ""
         self._stack = stack
+        self._login = login
         self._service: Service | None = None
         self._settings = {
             "PORT": self.port,
@@ -156,7 +159,8 @@ class Gateway:
             environment={"PYTHONPATH": str(ROOT), **environment},
         )
         if not self.project_id:
-            await self._log_in()
+            token, self.project_id = await asyncio.to_thread(self._login) if self._login else await self._embedded()
+            self._client.headers.update({"X-Auth-Token": token, "OpenStack-API-Version": "container 1.40"})
 
     async def kill(self) -> None:
         """SIGKILL, now."""
@@ -263,7 +267,7 @@ class Gateway:
         finally:
             connection.close()
 
-    async def _log_in(self) -> None:
+    async def _embedded(self) -> tuple[str, str]:
         user = {"name": "admin", "domain": {"id": "default"}, "password": PASSWORD}
         scope = {"project": {"name": "demo", "domain": {"id": "default"}}}
         identity = {"methods": ["password"], "password": {"user": user}}
@@ -271,10 +275,4 @@ class Gateway:
             "/identity/v3/auth/tokens", json={"auth": {"identity": identity, "scope": scope}}
         )
         assert answer.status_code == 201, answer.text
-        self.project_id = answer.json()["token"]["project"]["id"]
-        self._client.headers.update(
-            {
-                "X-Auth-Token": answer.headers["X-Subject-Token"],
-                "OpenStack-API-Version": "container 1.40",
-            }
-        )
+        return answer.headers["X-Subject-Token"], answer.json()["token"]["project"]["id"]

@@ -1,8 +1,8 @@
-"""A process between a gateway and its engine that holds, delays and cuts calls, and kills or freezes whom it is told.
+"""A process before an engine or other service that holds, delays and cuts calls, and kills or freezes whom it is told.
 
-Run as ``python -m tests.faults.proxy LISTEN ENGINE CONTROL``, three Unix sockets. It speaks enough HTTP/1.1 to know one
-call from the next; event streams, logs and hijacked connections pass through. A client that goes away takes its
-connection to the engine along, as it would without a proxy.
+Run as ``python -m tests.faults.proxy LISTEN ENGINE CONTROL``, three Unix sockets; the first two may be ``host:port``.
+It speaks enough HTTP/1.1 to know one call from the next; event streams, logs and hijacked connections pass through. A
+client that goes away takes its connection to the engine along, as it would without a proxy.
 
 Control is a line of JSON for each command and each answer; `tests.faults.gateway.Proxy` is the other side.
 """
@@ -190,27 +190,21 @@ class Proxy:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One client, until either side ends."""
         assert isinstance(reader, Reader)
-        try:
-            upstream_reader, upstream = await asyncio.open_unix_connection(self._engine, limit=LARGEST_HEAD)
-        except OSError:
-            writer.close()
-            return
-        exchange = asyncio.create_task(self._exchange(reader, writer, upstream_reader, upstream))
+        ends = [writer]
+        exchange = asyncio.create_task(self._exchange(reader, writer, ends))
         gone = asyncio.create_task(reader.gone.wait())
         await asyncio.wait((exchange, gone), return_when=asyncio.FIRST_COMPLETED)
         for task in (exchange, gone):
             task.cancel()
         await asyncio.gather(exchange, gone, return_exceptions=True)
-        for end in (upstream, writer):
+        for end in ends:
             end.close()
 
     async def _exchange(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        upstream_reader: asyncio.StreamReader,
-        upstream: asyncio.StreamWriter,
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ends: list[asyncio.StreamWriter]
     ) -> None:
+        """Call after call, over a connection that is added to `ends` with the first."""
+        behind: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         while True:
             request = await _head(reader)
             method, target, _ = request.start.split(" ", 2)
@@ -223,6 +217,11 @@ class Proxy:
 
             await _body(request, reader, collect, rest=False)
             await self.board.reach(call, "before")
+            if behind is None:
+                # Not before there is something to say: a server that takes one client at a time would wait for it.
+                behind = await _connect(self._engine)
+                ends.append(behind[1])
+            upstream_reader, upstream = behind
             upstream.write(sent)
             await upstream.drain()
             answer = await _head(upstream_reader)
@@ -287,11 +286,26 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         await writer.drain()
 
 
+async def _connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, _, port = address.partition(":")
+    if port:
+        return await asyncio.open_connection(host, int(port), limit=LARGEST_HEAD)
+    return await asyncio.open_unix_connection(address, limit=LARGEST_HEAD)
+
+
 async def main(listen: str, engine: str, control: str) -> None:
     """Serve until killed."""
     proxy = Proxy(engine)
     loop = asyncio.get_running_loop()
-    await loop.create_unix_server(lambda: asyncio.StreamReaderProtocol(Reader(), proxy.serve), listen)
+
+    def client() -> asyncio.StreamReaderProtocol:
+        return asyncio.StreamReaderProtocol(Reader(), proxy.serve)
+
+    host, _, port = listen.partition(":")
+    if port:
+        await loop.create_server(client, host, int(port))
+    else:
+        await loop.create_unix_server(client, listen)
     server = await asyncio.start_unix_server(proxy.control, control)
     await server.serve_forever()
 

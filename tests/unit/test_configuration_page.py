@@ -61,6 +61,7 @@ def test_the_page_names_no_variable_that_is_not_there() -> None:
         ("colour = 1", "setting colour: Extra inputs are not permitted"),
         ("[keystone]\nurll = 1", "setting keystone.urll: Extra inputs are not permitted"),
         ("[keystone]\nurl = 'http://k/v3'", "setting keystone: Value error, keystone needs username and password, or"),
+        ("wire_ranges = ['10.0.0.1/8']", "setting wire_ranges.0: Value error, 10.0.0.1/8 has host bits set"),
         ("port = 70000", "setting port: Input should be less than or equal to 65535"),
     ],
 )

@@ -38,7 +38,7 @@ def test_a_rule_of_neutron_is_one_of_the_engine(fields: dict[str, Any], expected
 
 def _text(*rules: Rule) -> str:
     place = Place("veth1", "cn-1", "fa:16:3e:00:00:01", ["10.0.0.5", "fd00::5"], rules)
-    return render("t", ["cn-1"], [place], {"g-1": ["10.0.0.6", "fd00::6"]})
+    return render("t", "cn", [place], {"g-1": ["10.0.0.6", "fd00::6"]})[0]
 
 
 @pytest.mark.parametrize(
@@ -76,15 +76,16 @@ def test_only_own_addresses_are_an_interfaces() -> None:
 
 
 def test_a_port_without_port_security_has_no_rules_and_may_forge() -> None:
-    text = render("t", ["cn-1"], [Place("veth1", "cn-1", "fa:16:3e:00:00:01", ["10.0.0.5"], None)], {})
+    text, _ = render("t", "cn", [Place("veth1", "cn-1", "fa:16:3e:00:00:01", ["10.0.0.5"], None)], {})
     assert "cn-1 . 10.0.0.5 : continue" in text
     assert "veth1" not in text
 
 
-def test_without_networks_the_tables_go() -> None:
-    text = render("t", [], [], {})
-    assert text.splitlines()[-1] == "delete table inet t"
-    assert "chain" not in text
+def test_the_mark_tells_texts_apart() -> None:
+    assert render("t", "cn", [], {}) == render("t", "cn", [], {})
+    assert render("t", "cn", [], {})[1] != render("t", "cn", [], {"g-1": []})[1]
+    text, mark = render("t", "cn", [], {})
+    assert text.count(f"chain {mark} {{") == 2
 
 
 def test_the_text_does_not_depend_on_the_order_of_rules() -> None:

@@ -16,6 +16,7 @@ LOCKS = (
     "requirements-dev.lock",
     "tests/stack/keystone.lock",
     "tests/stack/glance.lock",
+    "tests/stack/neutron.lock",
     "tests/stack/tempest.lock",
 )
 LONGEST_FILE = 600
