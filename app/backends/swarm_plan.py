@@ -11,6 +11,7 @@ from ipaddress import IPv4Network
 
 from app.backends import docker_shapes as shapes
 from app.backends.driver import MASTER, ClusterFailed, ClusterSpec, NodeGroupSpec
+from app.backends.engine import State
 from app.backends.nodes import NodeNetwork, NodeSeen, NodeSpec
 from app.certificates import Authority, issue
 from app.errors import Invalid, Refused
@@ -100,13 +101,14 @@ def preloaded(labels: Mapping[str, str]) -> list[str]:
 
 
 def plan(spec: ClusterSpec, seen: Sequence[NodeSeen]) -> Plan:
-    """Which nodes there should be. Those that are there stay, but for who `leaving` names, then the latest ones."""
+    """Which nodes there should be. Of too many, those go that `leaving` names, who does not run, and the latest."""
     wishes: list[Wish] = []
     surplus: list[NodeSeen] = [node for node in seen if node.group not in {group.uuid for group in spec.groups}]
     for group in spec.groups:
         mine = sorted((node for node in seen if node.group == group.uuid), key=lambda node: _number(node.name))
         leaving = [node for node in mine if {node.name, node.ref, node.ref[:12], node.address} & set(group.leaving)]
         rest = [node for node in reversed(mine) if node not in leaving]
+        rest.sort(key=lambda node: node.state is State.RUNNING)
         gone = [*leaving, *rest][: max(len(mine) - group.count, 0)]
         surplus += gone
         wishes += [Wish(node.name, group, node) for node in mine if node not in gone]

@@ -44,9 +44,9 @@ class Steps:
     """What is known of one cluster in one step."""
 
     def __init__(self, host: NodeHost, settings: ClusterSettings, spec: ClusterSpec, contexts: Contexts) -> None:
-        self.host = host
-        self.spec = spec
-        self.memo: dict[str, Any] = {}
+        self._host = host
+        self._spec = spec
+        self._memo: dict[str, Any] = {}
         self._settings = settings
         self._apis = Apis(spec, contexts)
         self._plan = Plan((), ())
@@ -59,12 +59,12 @@ class Steps:
 
     async def converge(self, memo: Mapping[str, Any]) -> Progress:
         """See `ClusterDriver.converge`."""
-        self.memo = {**memo}
+        self._memo = {**memo}
         stages = (self._make, self._answer, self._join, self._ready, self._shrink, self._replace)
         return await self._first(stages)
 
     async def mend(self) -> str:
-        """See `ClusterDriver.mend`: as `converge`, but nobody leaves and nobody is replaced.
+        """See `ClusterDriver.mend`: as `converge`, but nobody leaves, and nobody who answers is replaced.
 
         All at once, since managers take a node that came back as somebody else for well for a while.
         """
@@ -77,7 +77,7 @@ class Steps:
 
     async def _first(self, stages: Sequence[Callable[[], Awaitable[str | None]]]) -> Progress:
         """Run stages up to the first that had something to do."""
-        self._plan = planning.plan(self.spec, await self.host.nodes(self.spec.uuid))
+        self._plan = planning.plan(self._spec, await self._host.nodes(self._spec.uuid))
         self._selves, self._members = {}, {}
         for stage in stages:
             try:
@@ -85,7 +85,10 @@ class Steps:
             except NodeError as error:
                 text = await self._wait(error.title, [error.node])
             if text is not None:
-                return Progress(False, text, self.memo.pop("after", 0.0), self.memo)
+                after = self._memo.pop("after", 0.0)
+                if not after:
+                    self._memo.pop("waiting", None)
+                return Progress(False, text, after, self._memo)
         return Progress(True, memo={})
 
     async def _well(self) -> str | None:
@@ -111,23 +114,23 @@ class Steps:
         if not missing and not stopped:
             return None
         for seen in stopped:
-            if planning.outdated(self.spec, self._wish(seen)):
+            if planning.outdated(self._spec, self._wish(seen)):
                 return await self._abandon(seen)
             await self._count_start(seen)
         if missing:
-            network = await self.host.ensure_node_network(self.spec.uuid, self.spec.project_id)
+            network = await self._host.ensure_node_network(self._spec.uuid, self._spec.project_id)
             given = planning.addresses(self._plan, network)
             await self._pull({wish.group.image for wish in missing})
             await self._each((wish, self._create(wish, given[wish.name])) for wish in missing)
-        await self._each((self._wish(seen), self.host.start_node(seen.ref)) for seen in stopped)
+        await self._each((self._wish(seen), self._host.start_node(seen.ref)) for seen in stopped)
         names = [wish.name for wish in missing] + [seen.name for seen in stopped]
         return f"started {_list(names)}"
 
     async def _pull(self, images: Iterable[str]) -> None:
         for image in images:
-            if await self.host.image(image) is None:
+            if await self._host.image(image) is None:
                 try:
-                    await self.host.pull(image, None)
+                    await self._host.pull(image, None)
                 except (Gone, RegistryDown) as error:
                     raise ClusterFailed(f"image {image}: {error.title}") from error
 
@@ -135,29 +138,29 @@ class Steps:
         outside = self._settings.publish_address
         ports: Iterable[int | None] = [None]
         if outside is not None and wish.manager and wish.name == self._plan.wishes[0].name:
-            first = FIRST_PUBLISHED + self.spec.uuid.int % PORTS_TRIED
+            first = FIRST_PUBLISHED + self._spec.uuid.int % PORTS_TRIED
             ports = range(first, first + PORTS_TRIED)
         for published in ports:
-            spec = planning.node_spec(self.spec, wish.name, wish.group, address, published, outside)
-            made = await self.host.create_node(spec)
+            spec = planning.node_spec(self._spec, wish.name, wish.group, address, published, outside)
+            made = await self._host.create_node(spec)
             try:
-                await self.host.start_node(made.ref)
+                await self._host.start_node(made.ref)
             except Taken as error:
                 if published is None or "port is already allocated" not in error.title:
                     raise
-                await self.host.remove_node(made.ref, keep_volumes=True)
+                await self._host.remove_node(made.ref, keep_volumes=True)
                 continue
             return made
         raise Taken(f"node {wish.name}: no port of {outside} from {FIRST_PUBLISHED} on is free for its API")
 
     async def _abandon(self, seen: NodeSeen) -> str:
         """Make way for a node as it should be, where the old one is of no use, as when it trusts nobody any more."""
-        await self.host.remove_node(seen.ref, keep_volumes=True)
+        await self._host.remove_node(seen.ref, keep_volumes=True)
         return f"node {seen.name} does not answer, and is made anew"
 
     async def _count_start(self, seen: NodeSeen) -> None:
         """Raises ClusterFailed when a node ended by itself again and again."""
-        starts = self.memo.setdefault("starts", {})
+        starts = self._memo.setdefault("starts", {})
         starts[seen.name] = starts.get(seen.name, 0) + (seen.started_at is not None)
         if starts[seen.name] > STARTS:
             raise await self._failure(f"node {seen.name} ended with code {seen.exit_code} {seen.error}".strip(), [seen])
@@ -177,7 +180,7 @@ class Steps:
                 return None
             if loop.time() > deadline:
                 for error in silent:
-                    if planning.outdated(self.spec, self._wish(error.node)):
+                    if planning.outdated(self._spec, self._wish(error.node)):
                         return await self._abandon(error.node)
                 return await self._wait(silent[0].title, [silent[0].node], after=0.2)
             await asyncio.sleep(PAUSE)
@@ -274,13 +277,13 @@ class Steps:
             return
         labels = {**wish.group.node_labels, GROUP_LABEL: wish.group.name, ROLE_LABEL: wish.group.role}
         kept = {key: value for key, value in member.labels.items() if key != DRAINED}
-        if DRAINED in member.labels and not planning.outdated(self.spec, wish):
+        if DRAINED in member.labels and not planning.outdated(self._spec, wish):
             await self._manager.change(member, Availability="active", Labels=kept | labels)
         elif any(member.labels.get(key) != value for key, value in labels.items()):
             await self._manager.change(member, Labels={**member.labels, **labels})
 
     async def _preload(self) -> str | None:
-        for image in planning.preloaded(self.spec.labels):
+        for image in planning.preloaded(self._spec.labels):
             lacking = [
                 seen
                 for seen, has in zip(
@@ -291,9 +294,11 @@ class Steps:
                 if not has
             ]
             if lacking:
-                if not isinstance(self.host, Tars):
+                if not isinstance(self._host, Tars):
                     raise ClusterFailed(f"label {planning.PRELOAD}: this engine hands out no images")
-                loads = [(self._wish(seen), self._apis.of(seen).take(image, self.host.save(image))) for seen in lacking]
+                loads = [
+                    (self._wish(seen), self._apis.of(seen).take(image, self._host.save(image))) for seen in lacking
+                ]
                 await self._each(loads)
                 return f"loaded {image} into {_list(seen.name for seen in lacking)}"
         return None
@@ -315,7 +320,7 @@ class Steps:
                 await self._manager.change(member, Role="worker", Availability="drain")
                 if await self._still_manages(member):
                     return await self._wait(f"node {member.name} hands over what a manager knows", leaving, after=0.2)
-        await asyncio.gather(*(self.host.remove_node(seen.ref) for seen in leaving))
+        await asyncio.gather(*(self._host.remove_node(seen.ref) for seen in leaving))
         await asyncio.gather(*(self._manager.forget(member) for member in members))
         return f"removed {_list(seen.name for seen in leaving)}"
 
@@ -329,7 +334,7 @@ class Steps:
 
     async def _replace(self) -> str | None:
         """Nodes of another image or with other certificates are made anew around their volumes, so many at a time."""
-        old = [wish for wish in self._plan.wishes if planning.outdated(self.spec, wish)]
+        old = [wish for wish in self._plan.wishes if planning.outdated(self._spec, wish)]
         if not old:
             return None
         group = old[0].group
@@ -340,7 +345,7 @@ class Steps:
             return text
         for wish in batch:
             if wish.seen is not None:
-                await self.host.remove_node(wish.seen.ref, keep_volumes=True)
+                await self._host.remove_node(wish.seen.ref, keep_volumes=True)
         await self._each((wish, self._create(wish, wish.seen.address)) for wish in batch if wish.seen is not None)
         left = len(old) - len(batch)
         return (
@@ -359,14 +364,15 @@ class Steps:
                 await self._manager.change(member, Availability="drain", Labels={**member.labels, DRAINED: "1"})
         names, loop = _list(member.name for member in members), asyncio.get_running_loop()
         deadline = loop.time() + LOOK
-        while sum(await asyncio.gather(*(self._manager.busy(member) for member in members))):
-            since = self.memo.setdefault("draining", {}).setdefault(names, time.time())
+        ready = [member for member in members if member.state == "ready"]
+        while sum(await asyncio.gather(*(self._manager.busy(member) for member in ready))):
+            since = self._memo.setdefault("draining", {}).setdefault(names, time.time())
             if time.time() - since > DRAIN_SECONDS:
                 break
             if loop.time() > deadline:
                 return f"tasks leave {names}"
             await asyncio.sleep(PAUSE)
-        self.memo.pop("draining", None)
+        self._memo.pop("draining", None)
         return None
 
     # How it works
@@ -400,7 +406,7 @@ class Steps:
             ):
                 raise result
             if isinstance(result, EngineError):
-                log = "" if wish.seen is None else await self.host.node_log(wish.seen.ref, LOG_LINES)
+                log = "" if wish.seen is None else await self._host.node_log(wish.seen.ref, LOG_LINES)
                 faults.setdefault(wish.group.uuid, _with_log(f"node {wish.name}: {result.title}", log))
         if faults:
             raise ClusterFailed("; ".join(faults.values()), faults)
@@ -408,16 +414,16 @@ class Steps:
     async def _wait(self, text: str, nodes: Sequence[NodeSeen], *, after: float = 0.5) -> str:
         """Come back later for this. Raises ClusterFailed when that has been so for too long."""
         key = nodes[0].name if nodes else text
-        waiting = self.memo.get("waiting")
+        waiting = self._memo.get("waiting")
         if waiting is None or waiting[0] != key:
-            waiting = self.memo["waiting"] = [key, time.time()]
+            waiting = self._memo["waiting"] = [key, time.time()]
         if time.time() - waiting[1] > PATIENCE:
             raise await self._failure(f"{text} (for {PATIENCE:g} seconds)", nodes)
-        self.memo["after"] = after
+        self._memo["after"] = after
         return text
 
     async def _failure(self, text: str, nodes: Sequence[NodeSeen]) -> ClusterFailed:
-        faults = {node.group: _with_log(text, await self.host.node_log(node.ref, LOG_LINES)) for node in nodes}
+        faults = {node.group: _with_log(text, await self._host.node_log(node.ref, LOG_LINES)) for node in nodes}
         return ClusterFailed(next(iter(faults.values()), text), faults)
 
 

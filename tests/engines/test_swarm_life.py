@@ -123,6 +123,19 @@ async def test_three_managers_survive_the_loss_of_their_leader(swarms: Swarms) -
     assert await cluster.driver.mend(cluster.spec) == ""
 
 
+async def test_without_its_only_manager_a_new_swarm_begins(swarms: Swarms) -> None:
+    cluster = swarms(1, 1)
+    await cluster.converge()
+    await cluster.open()
+    ids = set(cluster.docker("node", "ls", "--quiet").split())
+    nodes = await cluster.nodes()
+    await cluster.engine.remove_node(nodes["default-master-0"].ref)
+    assert (await cluster.seen()).reasons["api"] == "there is no manager"
+    await cluster.healthy()
+    assert cluster.members() == dict.fromkeys(("default-master-0", "default-worker-0"), "Ready")
+    assert ids.isdisjoint(cluster.docker("node", "ls", "--quiet").split())
+
+
 async def test_two_replicas_and_a_lost_memo_do_no_harm(swarms: Swarms) -> None:
     cluster = swarms(1, 2)
 

@@ -72,6 +72,11 @@ def test_who_leaves(leaving: tuple[str, ...], gone: list[int]) -> None:
     assert found.missing == []
 
 
+def test_a_node_that_does_not_run_leaves_first() -> None:
+    seen = [node(MASTERS, 0, 2), node(WORKERS, 0, 3, state=State.EXITED), node(WORKERS, 1, 4), node(WORKERS, 2, 5)]
+    assert [one.name for one in planning.plan(spec(), seen).surplus] == ["default-worker-0"]
+
+
 def test_nodes_of_a_group_that_is_no_more_leave() -> None:
     found = planning.plan(spec(MASTERS), [node(MASTERS, 0, 2), node(WORKERS, 0, 3)])
     assert [one.name for one in found.surplus] == ["default-worker-0"]
