@@ -21,7 +21,7 @@ from app.backends.driver import (
 from app.backends.engine import ContainerEngine, State
 from app.backends.nodes import NodeHost, NodeSeen
 from app.backends.swarm_api import Apis, Contexts, Member, NodeError
-from app.backends.swarm_steps import Steps, not_ready
+from app.backends.swarm_steps import Steps, not_ready, why_stopped
 from app.errors import Unsupported
 from app.settings import Settings
 
@@ -106,7 +106,7 @@ class SwarmDriver:
         by_name = {member.name: member for member in sorted(members or (), key=lambda one: one.state == "ready")}
         facts = []
         for wish in found.wishes:
-            reason = "its container is gone" if wish.seen is None else _reason(wish.seen)
+            reason = "its container is gone" if wish.seen is None else why_stopped(wish.seen)
             if not reason:
                 reason = trouble if members is None else not_ready(wish.manager, by_name.get(wish.name), None)
             address = wish.seen.address if wish.seen else ""
@@ -146,18 +146,10 @@ async def _members(apis: Apis, masters: Sequence[NodeSeen]) -> tuple[list[Member
     trouble = "there is no manager"
     for seen in masters:
         if seen.state is not State.RUNNING:
-            trouble = f"node {seen.name}: {_reason(seen)}"
+            trouble = f"node {seen.name}: {why_stopped(seen)}"
             continue
         try:
             return await apis.of(seen).members(), ""
         except NodeError as error:
             trouble = error.title
     return None, trouble
-
-
-def _reason(seen: NodeSeen) -> str:
-    """Why a node's container is no node; nothing when it runs."""
-    if seen.state is State.RUNNING:
-        return ""
-    memory = ", out of memory" if seen.oom_killed else ""
-    return f"its container is {seen.state} (exit code {seen.exit_code}{memory}) {seen.error}".strip()

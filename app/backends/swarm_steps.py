@@ -31,6 +31,8 @@ STARTS = 3
 LOG_LINES = 8
 
 WELL = "all is well"
+OURS = "caisson/"
+"""Names of images that are made here and never pulled."""
 DRAINED = "caisson.drained"
 """Label of a member that we drained, and may hence activate again."""
 GROUP_LABEL, ROLE_LABEL = "magnum.openstack.org/nodegroup", "magnum.openstack.org/role"
@@ -129,6 +131,9 @@ class Steps:
     async def _pull(self, images: Iterable[str]) -> None:
         for image in images:
             if await self._host.image(image) is None:
+                if image.startswith(OURS):
+                    # Whoever holds that name in a public registry is not us, and nodes are as good as the host's root.
+                    raise ClusterFailed(f"image {image} is not in the engine: make it with scripts/node-image")
                 try:
                     await self._host.pull(image, None)
                 except (Gone, RegistryDown) as error:
@@ -163,7 +168,7 @@ class Steps:
         starts = self._memo.setdefault("starts", {})
         starts[seen.name] = starts.get(seen.name, 0) + (seen.started_at is not None)
         if starts[seen.name] > STARTS:
-            raise await self._failure(f"node {seen.name} ended with code {seen.exit_code} {seen.error}".strip(), [seen])
+            raise await self._failure(f"node {seen.name}: {why_stopped(seen)}, {STARTS + 1} times", [seen])
 
     # The swarm
 
@@ -425,6 +430,14 @@ class Steps:
     async def _failure(self, text: str, nodes: Sequence[NodeSeen]) -> ClusterFailed:
         faults = {node.group: _with_log(text, await self._host.node_log(node.ref, LOG_LINES)) for node in nodes}
         return ClusterFailed(next(iter(faults.values()), text), faults)
+
+
+def why_stopped(seen: NodeSeen) -> str:
+    """Why a node's container does not run; nothing when it does."""
+    if seen.state is State.RUNNING:
+        return ""
+    memory = ", out of memory" if seen.oom_killed else ""
+    return f"its container is {seen.state} (exit code {seen.exit_code}{memory}) {seen.error}".strip()
 
 
 def not_ready(manager: bool, member: Member | None, itself: Self | None) -> str:

@@ -21,9 +21,17 @@ async def test_an_image_that_no_registry_has(swarms: Swarms) -> None:
         await cluster.converge()
 
 
+async def test_an_image_of_our_own_is_made_and_not_pulled(swarms: Swarms) -> None:
+    cluster = swarms(1, 0, image="caisson/node-swarm:absent")
+    with pytest.raises(
+        ClusterFailed, match="caisson/node-swarm:absent is not in the engine: make it with scripts/node-"
+    ):
+        await cluster.converge()
+
+
 async def test_an_image_without_an_engine(swarms: Swarms, busybox_image: str) -> None:
     cluster = swarms(1, 0, image=busybox_image)
-    with pytest.raises(ClusterFailed, match=r"node default-master-0 ended with code 127; .*dockerd") as failed:
+    with pytest.raises(ClusterFailed, match=r"default-master-0: .*exit code 127\).*, 4 times; .*dockerd") as failed:
         await cluster.converge()
     assert set(failed.value.faults) == {cluster.spec.groups[0].uuid}
 
@@ -34,7 +42,9 @@ async def test_the_last_words_of_a_node_that_ends_are_told(swarms: Swarms, docke
     cluster = swarms(1, 1)
     cluster.group(1, image=image)
     try:
-        with pytest.raises(ClusterFailed, match=r"node default-worker-0 .*\n?.*there is no engine here") as failed:
+        with pytest.raises(
+            ClusterFailed, match=r"default-worker-0: .*exit code 3\)(.|\n)*there is no engine here"
+        ) as failed:
             await cluster.converge()
         assert set(failed.value.faults) == {cluster.spec.groups[1].uuid}
         seen = await cluster.seen()

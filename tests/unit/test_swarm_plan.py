@@ -10,6 +10,7 @@ from app.backends import swarm_plan as planning
 from app.backends.driver import ClusterFailed, ClusterSpec, Keys, NodeGroupSpec
 from app.backends.engine import State
 from app.backends.nodes import NodeNetwork, NodeSeen
+from app.backends.swarm_steps import why_stopped
 from app.certificates import make_authority, rotate
 from app.errors import Invalid
 from app.settings import ClusterSettings
@@ -138,3 +139,9 @@ def test_what_can_be_made() -> None:
     planning.check(
         spec(replace(MASTERS, count=7), WORKERS, labels=labels, network_driver="docker", keys=None), SETTINGS
     )
+
+
+def test_why_a_node_does_not_run() -> None:
+    assert why_stopped(node(WORKERS, 0)) == ""
+    ended = node(WORKERS, 0, state=State.EXITED, exit_code=137, oom_killed=True)
+    assert why_stopped(ended) == "its container is exited (exit code 137, out of memory)"
