@@ -10,10 +10,8 @@ import pytest
 from app.backends.docker import DockerEngine
 from app.backends.swarm import SwarmDriver
 from app.settings import BackendSettings, ClusterSettings, Settings
-from scripts.nodes import swarm
 from tests.conformance.place import Place, docker_place
 from tests.engines.swarm_cluster import Swarm
-from tests.stack.session import Stack
 
 
 @pytest.fixture
@@ -25,20 +23,6 @@ async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
         await made.clean_up()
         await made.engine.close()
         await made.twin.close()
-
-
-@pytest.fixture(scope="session")
-def swarm_image(docker_url: str, stack: Stack) -> str:
-    """The image of a swarm's nodes."""
-    with stack.lock("swarm-image"):
-        return swarm.build(docker_url)[0]
-
-
-@pytest.fixture(scope="session")
-def next_swarm_image(docker_url: str, stack: Stack) -> str:
-    """Another image of a swarm's nodes."""
-    with stack.lock("swarm-image"):
-        return swarm.build(docker_url, "caisson-test/node-swarm:next", "next")[0]
 
 
 @pytest.fixture
