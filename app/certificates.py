@@ -4,9 +4,10 @@ Pure functions over PEM text; the caller keeps private keys sealed (`app.vault`)
 magnum-api, section 9, but stricter: what a certificate may be used for is said here and never taken from the request.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -31,6 +32,14 @@ PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519Public
 @dataclass(frozen=True, slots=True)
 class Authority:
     """A certificate authority: its certificate, and its private key, which is a secret (PKCS 8 in PEM)."""
+
+    certificate: str
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """A certificate of an end and its private key, which is a secret (PKCS 8 in PEM)."""
 
     certificate: str
     key: str = field(repr=False)
@@ -66,8 +75,7 @@ def make_authority(name: str, now: datetime | None = None) -> Authority:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return Authority(_pem(certificate), pem.decode())
+    return Authority(_pem(certificate), _pem_of_key(key))
 
 
 def sign(
@@ -87,27 +95,33 @@ def sign(
     issuer = x509.load_pem_x509_certificate(authority.certificate.encode())
     public_key = _strong_key(asked)
     _check_subject(asked.subject, issuer.subject, organizations)
-    if issuer.not_valid_after_utc <= now:
-        raise Invalid("The certificate authority of this cluster has run out: rotate it first.")
-    key = serialization.load_pem_private_key(authority.key.encode(), None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise TypeError("an authority's key is on an elliptic curve")
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(asked.subject)
-        .issuer_name(issuer.subject)
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(max(now - BACKDATED, issuer.not_valid_before_utc))
-        .not_valid_after(min(now + VALIDITY, issuer.not_valid_after_utc))
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(digital_signature=True, key_encipherment=True), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-        .add_extension(_identifier_of(issuer), critical=False)
-        .sign(key, hashes.SHA256())
+    return _pem(_certify(authority, asked.subject, public_key, [ExtendedKeyUsageOID.CLIENT_AUTH], (), now))
+
+
+def issue(
+    authority: Authority,
+    name: str,
+    *,
+    organizations: Sequence[str] = (),
+    hosts: Sequence[str] = (),
+    server: bool = False,
+    client: bool = True,
+    now: datetime | None = None,
+) -> Certified:
+    """A new key on P-256 and its certificate, for an end of our own: a node, or a part of what runs on it.
+
+    `hosts` are the addresses and host names that a server is reached by. Raises Invalid when the authority has run out.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name(
+        [
+            *(x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization) for organization in organizations),
+            x509.NameAttribute(NameOID.COMMON_NAME, name),
+        ]
     )
-    return _pem(certificate)
+    uses = [ExtendedKeyUsageOID.SERVER_AUTH] * server + [ExtendedKeyUsageOID.CLIENT_AUTH] * client
+    certificate = _certify(authority, subject, key.public_key(), uses, hosts, now or datetime.now(UTC))
+    return Certified(_pem(certificate), _pem_of_key(key))
 
 
 def rotate(old: Authority, now: datetime | None = None) -> Rotation:
@@ -116,6 +130,47 @@ def rotate(old: Authority, now: datetime | None = None) -> Rotation:
     name = issuer.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
     new = make_authority(str(name), now)
     return Rotation(new, f"{new.certificate}\n{old.certificate}")
+
+
+def _certify(
+    authority: Authority,
+    subject: x509.Name,
+    public_key: PublicKey,
+    uses: Sequence[x509.ObjectIdentifier],
+    hosts: Sequence[str],
+    now: datetime,
+) -> x509.Certificate:
+    """A certificate for an end. It does not outlive its authority."""
+    issuer = x509.load_pem_x509_certificate(authority.certificate.encode())
+    if issuer.not_valid_after_utc <= now:
+        raise Invalid("The certificate authority of this cluster has run out: rotate it first.")
+    key = serialization.load_pem_private_key(authority.key.encode(), None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise TypeError("an authority's key is on an elliptic curve")
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.subject)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(max(now - BACKDATED, issuer.not_valid_before_utc))
+        .not_valid_after(min(now + VALIDITY, issuer.not_valid_after_utc))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(digital_signature=True, key_encipherment=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        .add_extension(_identifier_of(issuer), critical=False)
+    )
+    if hosts:
+        builder = builder.add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False)
+    return builder.sign(key, hashes.SHA256())
+
+
+def _host(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 _UNREADABLE = (
@@ -199,6 +254,11 @@ def _usage(
         encipher_only=False,
         decipher_only=False,
     )
+
+
+def _pem_of_key(key: ec.EllipticCurvePrivateKey) -> str:
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return pem.decode()
 
 
 def _pem(certificate: x509.Certificate) -> str:

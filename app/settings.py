@@ -114,6 +114,9 @@ class ClusterSettings(Section):
     publish_address: str | None = Field(
         None, description="Host address on which clusters' APIs are published; their nodes' own address when absent."
     )
+    preload: list[str] = Field(
+        default_factory=list, description="Images of the engine that a cluster may have loaded into its nodes."
+    )
     create_timeout: int = Field(60, ge=1, description="Minutes that a creation may take when nothing else is said.")
     health_seconds: float = Field(15.0, gt=0, description="How often each cluster is looked at.")
 

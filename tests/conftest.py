@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from scripts.nodes import swarm
 from tests.stack import docker, images
 from tests.stack import glance as glance_service
 from tests.stack import keystone as keystone_service
@@ -85,6 +86,20 @@ def busybox_image(docker_url: str, stack: Stack) -> str:
     """The name of a small image in the engine of ``docker_url``; its command is a shell."""
     with stack.lock("busybox"):
         return images.build(docker_url)
+
+
+@pytest.fixture(scope="session")
+def swarm_image(docker_url: str, stack: Stack) -> str:
+    """The image of a swarm's nodes."""
+    with stack.lock("swarm-image"):
+        return swarm.build(docker_url)[0]
+
+
+@pytest.fixture(scope="session")
+def next_swarm_image(docker_url: str, stack: Stack) -> str:
+    """Another image of a swarm's nodes."""
+    with stack.lock("swarm-image"):
+        return swarm.build(docker_url, "caisson-test/node-swarm:next", "next")[0]
 
 
 @pytest.fixture(scope="session")

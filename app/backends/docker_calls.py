@@ -7,6 +7,7 @@ bytes, put no limit on a silent stream, and take a broken stream for a finished 
 import asyncio
 import json
 import os
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -59,8 +60,8 @@ def _reason(error: BaseException | None) -> str:
 class Session:
     """What belongs to one event loop: the client, its open replies, the semaphore for dear calls, locks of networks."""
 
-    def __init__(self, url: str, slots: int) -> None:
-        self.client, self._connector = _connect(url)
+    def __init__(self, url: str, slots: int, tls: ssl.SSLContext | None = None) -> None:
+        self.client, self._connector = _connect(url, tls)
         self.slots = asyncio.Semaphore(slots)
         self.networks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.replies: set[aiohttp.ClientResponse] = set()
@@ -75,9 +76,12 @@ class Session:
             await self._connector.close()
 
 
-def _connect(url: str) -> tuple[Docker, aiohttp.BaseConnector | None]:
+def _connect(url: str, tls: ssl.SSLContext | None) -> tuple[Docker, aiohttp.BaseConnector | None]:
     # Without a limit on connections, because each stream holds one.
     try:
+        if tls is not None:
+            sealed = aiohttp.TCPConnector(limit=0, ssl=tls)
+            return Docker(url.replace("tcp://", "https://"), connector=sealed), sealed
         if url.startswith("unix://"):
             local = aiohttp.UnixConnector(url.removeprefix("unix://"), limit=0)
             return Docker("unix://localhost", connector=local), local
@@ -90,17 +94,18 @@ def _connect(url: str) -> tuple[Docker, aiohttp.BaseConnector | None]:
 
 
 class Calls:
-    """The API of the daemon at `url` (None: look for one when the first call is made).
+    """The API of the daemon at `url` (None: look for one when the first call is made), over TLS if `tls` says how.
 
     `patience` is the seconds within which a unary call must be answered; `slots` is how many dear calls run at a time.
     """
 
-    def __init__(self, name: str, url: str | None, slots: int) -> None:
+    def __init__(self, name: str, url: str | None, slots: int, tls: ssl.SSLContext | None = None) -> None:
         self.patience = 60.0
         self.closed = False
         self._name = name
         self._url = url
         self._slots = slots
+        self._tls = tls
         self._sessions: dict[asyncio.AbstractEventLoop, Session] = {}
 
     @property
@@ -118,7 +123,7 @@ class Calls:
             url = self._url or find_url()
             if url is None:
                 raise Unavailable("no container engine found: no DOCKER_HOST, and no socket of Docker or Podman")
-            self._sessions[loop] = Session(url, self._slots)
+            self._sessions[loop] = Session(url, self._slots, self._tls)
         return self._sessions[loop]
 
     async def close(self) -> None:

@@ -227,23 +227,23 @@ class DockerNodes(DockerNetworks, DockerStreams, DockerContainers):
         """How nodes are privileged here. Whether the host allows `privileged` is tried once, with any node's image."""
         if runtime := self._settings.clusters.runtime:
             return {"Runtime": runtime, "CapAdd": ["ALL"]}
-        if self._privileges is None:
-            body = {
-                "Image": image,
-                "Entrypoint": ["/bin/true"],
-                "HostConfig": {"NetworkMode": "none", "Privileged": True},
-                "Labels": {LABEL_NODE: ""},
-            }
-            trial = (await self.calls.call("POST", "containers/create", body=body))["Id"]
-            try:
-                await self.start_node(trial)
-                self._privileges = PRIVILEGED
-            except Refused as error:
-                self._privileges = CAPABLE
-                log.warning("privileged containers do not start, nodes get capabilities", reason=error.title)
-            finally:
-                await self.remove(trial, force=True)
+        async with self.calls.session.networks.setdefault("privileged", asyncio.Lock()):
+            if self._privileges is None:
+                self._privileges = await self._try_privileged(image)
         return self._privileges
+
+    async def _try_privileged(self, image: str) -> Mapping[str, Any]:
+        host = {"NetworkMode": "none", **PRIVILEGED}
+        body = {"Image": image, "Entrypoint": ["/bin/true"], "HostConfig": host, "Labels": {LABEL_NODE: ""}}
+        trial = (await self.calls.call("POST", "containers/create", body=body))["Id"]
+        try:
+            await self.start_node(trial)
+        except Refused as error:
+            log.warning("privileged containers do not start, nodes get capabilities", reason=error.title)
+            return CAPABLE
+        finally:
+            await self.remove(trial, force=True)
+        return PRIVILEGED
 
     async def _inspect_node(self, ref: str) -> dict[str, Any] | None:
         try:

@@ -13,8 +13,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from app.backends.docker import DockerEngine
 from app.backends.driver import ClusterDriver, ClusterSeen, ClusterSpec, Keys, NodeGroupSpec, Progress
+from app.backends.swarm import SwarmDriver
 from app.certificates import make_authority
+from app.settings import BackendSettings, Settings
 from tests.fake_driver import FakeDriver
 
 MOST_STEPS = 2000
@@ -141,4 +144,23 @@ def fake_yard(request: pytest.FixtureRequest) -> Yard:
     return Yard(driver, driver.twin(), "kubernetes", "1", "2", stop, held)
 
 
-YARDS: dict[str, Callable[[pytest.FixtureRequest], Yard]] = {"fake": fake_yard}
+def swarm_yard(request: pytest.FixtureRequest) -> Yard:
+    """Docker Swarm on the Docker engine of this machine."""
+    backend = BackendSettings(url=request.getfixturevalue("docker_url"))
+    engine, other = (DockerEngine("docker", backend, Settings()) for _ in range(2))
+
+    async def stop(cluster: UUID, name: str) -> None:
+        for node in await engine.nodes(cluster):
+            if node.name == name:
+                await engine.stop_node(node.ref, 0)
+
+    async def clean() -> None:
+        await engine.close()
+        await other.close()
+
+    image, newer = (request.getfixturevalue(name) for name in ("swarm_image", "next_swarm_image"))
+    driver, twin = (SwarmDriver(one, Settings()) for one in (engine, other))
+    return Yard(driver, twin, "swarm-mode", image, newer, stop, engine.clusters, seconds=150.0, clean=clean)
+
+
+YARDS: dict[str, Callable[[pytest.FixtureRequest], Yard]] = {"fake": fake_yard, "swarm": swarm_yard}

@@ -3,6 +3,7 @@
 import contextlib
 import re
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.certificates import BACKDATED, LARGEST_REQUEST, VALIDITY, Authority, make_authority, rotate, sign
+from app.certificates import BACKDATED, LARGEST_REQUEST, VALIDITY, Authority, issue, make_authority, rotate, sign
 from app.errors import Invalid
 
 NOW = datetime(2026, 1, 31, 9, 5, 7, tzinfo=UTC)
@@ -253,3 +254,27 @@ def test_any_name_is_copied_as_it_is_or_refused(name: str) -> None:
     with contextlib.suppress(Invalid):
         found = signed(request({NameOID.COMMON_NAME: name}))
         assert found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == name
+
+
+def test_a_servers_certificate_is_for_its_addresses() -> None:
+    made = issue(AUTHORITY, "node", hosts=["10.1.2.3", "node.test"], server=True, client=False, now=NOW)
+    certificate = x509.load_pem_x509_certificate(made.certificate.encode())
+    store = Store([x509.load_pem_x509_certificate(AUTHORITY.certificate.encode())])
+    judge = PolicyBuilder().store(store).time(NOW)
+    for name in (x509.IPAddress(ip_address("10.1.2.3")), x509.DNSName("node.test")):
+        judge.build_server_verifier(name).verify(certificate, [])
+    with pytest.raises(VerificationError):
+        judge.build_server_verifier(x509.IPAddress(ip_address("10.1.2.4"))).verify(certificate, [])
+    with pytest.raises(VerificationError):
+        judge.build_client_verifier().verify(certificate, [])
+    key = serialization.load_pem_private_key(made.key.encode(), None)
+    assert key.public_key() == certificate.public_key()
+    assert "PRIVATE" not in repr(made)
+
+
+def test_a_certificate_of_our_own_for_a_client() -> None:
+    made = issue(AUTHORITY, "caisson", organizations=["system:masters"], now=NOW)
+    (certificate,) = x509.load_pem_x509_certificates(made.certificate.encode())
+    assert certificate.subject.rfc4514_string() == "CN=caisson,O=system:masters"
+    usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
