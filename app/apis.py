@@ -40,9 +40,12 @@ MAGNUM = Api(
 )
 
 MAGNUMS_OWN = frozenset(
-    {"clusters", "clustertemplates", "certificates", "credentials", "mservices", "stats", "federations"}
-)
-"""First segments of a path that only Magnum has."""
+    {
+        "clusters", "clustertemplates", "certificates", "credentials", "mservices", "stats", "federations", "bays",
+        "baymodels",
+    }
+)  # fmt: skip
+"""First segments of a path that only Magnum has; the last two it had once."""
 SHARED = frozenset({"quotas"})
 """First segments that both have; so have they ``/`` and ``/v1``."""
 

@@ -76,6 +76,10 @@ class TokenSource(Protocol):
         """
         ...
 
+    async def has_project(self, project_id: str) -> bool:
+        """Whether there is a project with this id. Raises Busy when nobody can tell."""
+        ...
+
     async def close(self) -> None:
         """Give back connections."""
         ...

@@ -59,6 +59,7 @@ async def _settle(job: Job, outcome: Done | Failed, session: AsyncSession, row: 
         await actions.write(session, group, changes)
     if before.before_template is not None and not any(args.get("before_template") for args in later):
         row.cluster_template_id = before.before_template
+        row.labels = row.labels if before.before_labels is None else before.before_labels
     if later:
         row.status, row.status_reason = ClusterStatus.UPDATE_IN_PROGRESS, None
 

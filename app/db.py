@@ -293,6 +293,11 @@ async def sums_anywhere(session: AsyncSession, query: Any) -> Sequence[Any]:
         session.info["scope"] = scope
 
 
+async def referred(session: AsyncSession, query: Any) -> Sequence[Any]:
+    """Rows of any project that rows of this scope refer to, such as the template of a cluster, hidden since."""
+    return await sums_anywhere(session, query)
+
+
 def _sqlite_pragmas(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # the driver must not begin transactions by itself: `_begin_immediate` does
     cursor = connection.cursor()

@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 
+from app import magnum_examples
 from app.apis import MAGNUM, MINIMUM, api_of
 
 STATIC = Path(__file__).parent / "swagger-ui"
@@ -231,50 +232,8 @@ _VOLUME = {
     "created_at": "2026-01-31 09:05:07.123456",
     "updated_at": None,
 }
-_TEMPLATE = {
-    "uuid": _UUID,
-    "name": "small-swarm",
-    "coe": "swarm-mode",
-    "image_id": "swarm-node",
-    "flavor_id": "small",
-    "master_flavor_id": None,
-    "dns_nameserver": None,
-    "keypair_id": None,
-    "external_network_id": "public",
-    "fixed_network": None,
-    "fixed_subnet": None,
-    "network_driver": "docker",
-    "apiserver_port": None,
-    "docker_volume_size": None,
-    "cluster_distro": "debian",
-    "http_proxy": None,
-    "https_proxy": None,
-    "no_proxy": None,
-    "volume_driver": None,
-    "labels": {"swarm_strategy": "spread"},
-    "server_type": "vm",
-    "insecure_registry": None,
-    "docker_storage_driver": None,
-    "tags": None,
-    "driver": "swarm",
-    "registry_enabled": False,
-    "tls_disabled": False,
-    "public": False,
-    "hidden": False,
-    "master_lb_enabled": False,
-    "floating_ip_enabled": True,
-    "links": [
-        {"href": f"http://127.0.0.1:9517/v1/clustertemplates/{_UUID}", "rel": "self"},
-        {"href": f"http://127.0.0.1:9517/clustertemplates/{_UUID}", "rel": "bookmark"},
-    ],
-    "project_id": _PROJECT,
-    "user_id": _USER,
-    "created_at": "2026-01-31T09:05:07+00:00",
-    "updated_at": None,
-}
 EXAMPLES: Mapping[str, Any] = {
-    **{f"list{kind}_cluster_templates": {"clustertemplates": [_TEMPLATE]} for kind in ("", "_detailed")},
-    **{f"{verb}_cluster_template": _TEMPLATE for verb in ("create", "show", "update")},
+    **magnum_examples.EXAMPLES,
     **{f"{operation}_quotas": _QUOTAS for operation in ("show", "show_default", "update")},
     **{f"{operation}_quota_class": _QUOTAS for operation in ("show", "update")},
     "delete_quotas": None,

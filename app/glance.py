@@ -60,15 +60,9 @@ class Glance:
             Conflict: several have the name, or it has no content yet.
             Invalid: it is no container image.
         """
-        found = []
-        if _is_uuid(ident):
-            answer = await self._ask("GET", f"/v2/images/{ident.lower()}", token, fine=(404,))
-            found = [answer.json()] if answer.status_code == 200 else []
-        if not found:
-            answer = await self._ask("GET", "/v2/images", token, params={"name": f'in:"{_quoted(ident)}"'})
-            found = [image for image in answer.json()["images"] if image["name"] == ident]
-            if len(found) > 1:
-                found = [image for image in found if image["container_format"] == FORMAT] or found
+        found = await self.look_up(ident, token)
+        if len(found) > 1:
+            found = [image for image in found if image["container_format"] == FORMAT] or found
         if not found:
             raise NotFound(f"Image {ident} could not be found.", code="image-not-found")
         if len(found) > 1:
@@ -84,6 +78,15 @@ class Glance:
         if not DIGEST.fullmatch(digest):
             raise Conflict(f"Image {ident} has no checksum, so its content cannot be told.")
         return CloudImage(image["id"], image["name"], digest[:64], image)
+
+    async def look_up(self, ident: str, token: str) -> list[dict[str, Any]]:
+        """What this caller sees under an id or a name, of any kind."""
+        if _is_uuid(ident):
+            answer = await self._ask("GET", f"/v2/images/{ident.lower()}", token, fine=(404,))
+            if answer.status_code == 200:
+                return [answer.json()]
+        answer = await self._ask("GET", "/v2/images", token, params={"name": f'in:"{_quoted(ident)}"'})
+        return [image for image in answer.json()["images"] if image["name"] == ident]
 
     async def search(self, name: str, token: str, *, exact: bool) -> list[dict[str, Any]]:
         """The container images that this caller sees and whose name is `name`, or holds it."""

@@ -199,6 +199,11 @@ async def zones(session: AsyncSession, settings: Settings) -> list[str]:
     return sorted(filter(None, found))
 
 
+async def known(session: AsyncSession) -> Sequence[Host]:
+    """All hosts that ever answered and were not forgotten, the first one first."""
+    return (await session.exec(select(Host).order_by(col(Host.id)))).all()
+
+
 async def _newest(session: AsyncSession) -> dict[str, Host]:
     """The host that each backend was on last."""
     rows = (await session.exec(select(Host))).all()

@@ -254,6 +254,11 @@ class EmbeddedIdentity(TokenSource):
                 await session.exec(delete(IdentityRevocation).where(col(IdentityRevocation.expires_at) < time.time()))
                 await session.merge(revocation)
 
+    async def has_project(self, project_id: str) -> bool:
+        """See `TokenSource`."""
+        async with self._reading() as session:
+            return await _get(session, IdentityProject, project_id) is not None
+
     # Rows
 
     async def find(self, kind: type[Row], row_id: str) -> Row:

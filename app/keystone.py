@@ -5,6 +5,7 @@ import ssl
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import structlog
@@ -74,6 +75,18 @@ class Keystone(TokenSource):
             log.error("keystone gave an answer without a token", url=str(answer.url))
             raise Busy("The identity service gave an unusable answer.")
         return body
+
+    async def has_project(self, project_id: str) -> bool:
+        """See `TokenSource`."""
+        path = f"/projects/{quote(project_id, safe='')}"
+        own = await self.own_token()
+        answer = await self._send("GET", path, headers={"X-Auth-Token": own})
+        if answer.status_code == 401:
+            answer = await self._send("GET", path, headers={"X-Auth-Token": await self.own_token(stale=own)})
+        if answer.status_code not in (200, 404):
+            log.error("keystone does not show projects to us", status=answer.status_code, answer=answer.text[:300])
+            raise Busy("The identity service does not let Caisson look for projects.")
+        return answer.status_code == 200
 
     async def close(self) -> None:
         """Close the connections to Keystone."""

@@ -12,7 +12,10 @@ from app.errors import Invalid, NotFound
 
 
 class Page:
-    """One request for a part of a list: `query` is the query string, `most` the most rows. Raises Invalid."""
+    """One request for a part of a list: `query` is the query string, `most` the most rows. Raises Invalid.
+
+    `mark` is the column by which the last row of the page before is named.
+    """
 
     def __init__(
         self,
@@ -23,6 +26,7 @@ class Page:
         columns: Mapping[str, Any],
         filters: Collection[str],
         key: str = "id",
+        mark: str = "uuid",
     ) -> None:
         unknown = set(query) - {"limit", "marker", "sort_key", "sort_dir", "all_projects", "resource_url", "expand"}
         if unknown := unknown - set(filters):
@@ -30,6 +34,9 @@ class Page:
         self.model = model
         self.limit = min(_limit(query.get("limit")), most) if query.get("limit") else most
         self.marker = query.get("marker") or None
+        self.mark = mark
+        if self.marker is not None and mark == "id" and not (self.marker.isascii() and self.marker.isdigit()):
+            raise Invalid(f"Expected a number as marker but received {self.marker[:64]}.")
         self.key = query.get("sort_key") or key
         if self.key not in columns:
             raise Invalid(
@@ -62,10 +69,11 @@ class Page:
             return None
         kept = {k: v for k, v in self._query.items() if k not in ("limit", "marker", "sort_key", "sort_dir")}
         paging = {"sort_key": self.key, "sort_dir": "desc" if self.descending else "asc", "limit": self.limit}
-        return f"{self._base}/{collection}?{urlencode(paging | kept | {'marker': rows[-1].uuid})}"
+        return f"{self._base}/{collection}?{urlencode(paging | kept | {'marker': getattr(rows[-1], self.mark)})}"
 
     async def _after(self, session: AsyncSession, missing: str) -> Any:
-        row = (await session.exec(select(self.model).where(self.model.uuid == self.marker))).one_or_none()
+        mark = min(int((self.marker or "")[:19]), 2**62) if self.mark == "id" else self.marker
+        row = (await session.exec(select(self.model).where(getattr(self.model, self.mark) == mark))).one_or_none()
         if row is None:
             kind = missing.partition("-")[0].capitalize()
             raise NotFound(f"{kind} {(self.marker or '')[:64]} could not be found.", code=missing)

@@ -65,21 +65,44 @@ _ADMINS = (
     "quota:delete", "quota_class:get", "quota_class:update", "registry:get_all_all_projects",
 )  # fmt: skip
 
-_TEMPLATES = {  # magnum-api, section 8.4
-    **dict.fromkeys(("clustertemplate:get", "clustertemplate:get_all", "clustertemplate:detail"), READER),
-    **dict.fromkeys(("clustertemplate:create", "clustertemplate:update", "clustertemplate:delete"), MEMBER),
+_MAGNUM = {  # magnum-api, section 8.4
+    **{
+        f"{noun}:{verb}": who
+        for noun, verbs in {
+            "clustertemplate": {READER: "get get_all detail", MEMBER: "create update delete", ADMIN: "publish"},
+            "cluster": {
+                READER: "get get_all detail", MEMBER: "create update update_health_status delete resize upgrade",
+            },
+            "nodegroup": {
+                READER: "get get_all", MEMBER: "create update delete",
+                ADMIN: "get_one_all_projects get_all_all_projects",
+            },
+            "certificate": {READER: "get", MEMBER: "create rotate_ca", ADMIN: "of_others"},
+            "credential": {MEMBER: "rotate"},
+            "quota": {ADMIN: "get_all create"},
+            "stats": {READER: "get_all"},
+            "magnum-service": {ADMIN: "get_all"},
+            "federation": {READER: "get get_all detail", MEMBER: "create update delete"},
+        }.items()
+        for who, words in verbs.items()
+        for verb in words.split()
+    },
     **dict.fromkeys(
-        [f"clustertemplate:{verb}_all_projects" for verb in ("get_one", "get_all", "detail", "update", "delete")]
-        + ["clustertemplate:publish"],
+        [
+            f"{noun}:{verb}_all_projects"
+            for noun in ("clustertemplate", "cluster")
+            for verb in ("get_one", "get_all", "detail", "update", "delete")
+        ]
+        + ["cluster:upgrade_all_projects"],
         ADMIN,
     ),
-}
+}  # fmt: skip
 
 RULES: Mapping[str, Who] = {  # zun-api, section 3.0; owner rules need no test here: a session only sees its project
     **dict.fromkeys(_READERS, READER),
     **dict.fromkeys(_MEMBERS, MEMBER),
     **dict.fromkeys(_ADMINS, ADMIN),
-    **_TEMPLATES,
+    **_MAGNUM,
     "container:create:privileged": NOBODY,
 }
 

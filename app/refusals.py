@@ -86,6 +86,8 @@ def magnum_sentence(errors: list[dict[str, Any]]) -> str:
     found = errors[0]
     where = [str(part) for part in found["loc"]]
     where = where[1:] if where[:1] == ["body"] else where
+    if where[-1:] == ["[key]"]:  # a key of a map: its value is the key, its name the map's
+        where = where[:-2]
     field = where[-1] if where else "body"
     match found["type"]:
         case "missing" if not where:

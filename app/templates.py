@@ -1,6 +1,5 @@
 """Cluster templates: what they may say, who sees them, and how they change (magnum-api, sections 4.3, 7 and 8.3)."""
 
-import ast
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +9,12 @@ from typing import Any
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app import actions, lookup
+from app import actions, json_patch, lookup
+from app.cloud import Cloud
 from app.db import exists_anywhere, take_turn
 from app.errors import Conflict, Forbidden, Invalid
-from app.models import ClusterTemplate
+from app.models import Cluster, ClusterTemplate
 from app.names import generate
-from app.settings import ClusterSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,6 @@ FIELDS = (
     "driver", *BOOLEANS,
 )  # fmt: skip
 """What a user can set, as columns and as keys of answers."""
-INTERNAL = frozenset({"created_at", "id", "links", "updated_at", "uuid", "project_id", "user_id"})
 KEPT = frozenset(
     {
         "image_id", "coe", "network_driver", "external_network_id", "tls_disabled", "public", "server_type",
@@ -57,6 +55,7 @@ KEPT = frozenset(
     }
 )  # fmt: skip
 """Attributes that a patch cannot remove."""
+PATCHABLE = json_patch.Rules(frozenset(FIELDS), kept=KEPT, numbers=frozenset(INTEGERS))
 COLUMNS = {
     name: col(getattr(ClusterTemplate, name))
     for name in ("id", "uuid", "created_at", "updated_at", "project_id", "user_id", *FIELDS)
@@ -65,8 +64,8 @@ COLUMNS = {
 _WHOLE = re.compile(r"[0-9]{1,9}")
 
 
-def complete(values: dict[str, Any], known: ClusterSettings) -> dict[str, Any]:
-    """All fields of a template from those given: checked against each other, and the image against `known`.
+async def complete(values: dict[str, Any], cloud: Cloud) -> dict[str, Any]:
+    """All fields of a template from those given: checked against each other, and the image against the cloud's.
 
     Raises Invalid, in Magnum's order: server type, COE, network driver, volume driver, volume size, driver, image.
     """
@@ -94,33 +93,28 @@ def complete(values: dict[str, Any], known: ClusterSettings) -> dict[str, Any]:
             f"Cluster driver ({given['driver']}) not supported; {values['coe']} clusters are made by {coe.driver}."
         )
     given["driver"] = coe.driver
-    image = known.images.get(given["image_id"])
-    if image is None:
-        raise Invalid(f"Image {given['image_id']} could not be found.{_choice('images', known.images)}")
-    given["cluster_distro"] = image.os_distro
+    given["cluster_distro"] = (await cloud.image(given["image_id"])).os_distro
     return given
 
 
-def check_names(values: Mapping[str, Any], known: ClusterSettings) -> None:
+async def check_names(values: Mapping[str, Any], cloud: Cloud) -> None:
     """Flavors, networks, name servers and labels. Raises Invalid naming what could not be found."""
     for name in ("flavor_id", "master_flavor_id"):
-        if values[name] is not None and values[name] not in known.flavors:
-            raise Invalid(f"Unable to find flavor {values[name]}.{_choice('flavors', known.flavors)}")
-    words = {
-        "external_network_id": "external network",
-        "fixed_network": "fixed network",
-        "fixed_subnet": "fixed subnet",
-    }
-    for name, kind in words.items():
-        if values[name] is not None and values[name] not in known.networks:
-            raise Invalid(f"Unable to find {kind} {values[name]}.{_choice('networks', known.networks)}")
+        await cloud.flavor(values[name])
+    await cloud.check_networks(
+        external=values["external_network_id"], fixed=values["fixed_network"], subnet=values["fixed_subnet"]
+    )
     if values["dns_nameserver"] is not None:
         _check_name_servers(values["dns_nameserver"])
-    size = values["labels"].get("boot_volume_size")
-    if size is not None and not _WHOLE.fullmatch(size):
-        raise Invalid(
-            f"Invalid input for label boot_volume_size. Value: '{size[:64]}'. It must be a whole number (GB)."
-        )
+    whole_label(values["labels"], "boot_volume_size")
+
+
+def whole_label(labels: Mapping[str, str], name: str) -> int | None:
+    """The number that a label says, None without it. Raises Invalid for what is no number."""
+    value = labels.get(name)
+    if value is not None and not _WHOLE.fullmatch(value):
+        raise Invalid(f"Invalid input for label {name}. Value: '{value[:64]}'. It must be a whole number.")
+    return None if value is None else int(value)
 
 
 def check_publish(changes: Mapping[str, Any], permitted: bool) -> None:
@@ -142,63 +136,9 @@ def check_use(template: ClusterTemplate, changes: Mapping[str, Any], used: bool)
         raise Invalid(f"ClusterTemplate {template.uuid} is referenced by one or multiple clusters.")
 
 
-def patched(template: ClusterTemplate, operations: Sequence[tuple[str, str, Any]]) -> dict[str, Any]:
-    """All fields after JSON-patch operations (op, path, value), not yet validated. Raises Invalid.
-
-    The rules are Magnum's (magnum-api, section 4.1.5): all operations count, or none.
-    """
-    values = {name: getattr(template, name) for name in FIELDS} | {"labels": dict(template.labels)}
-    for op, path, value in operations:
-        name, *below = path.strip("/").split("/")
-        if name in INTERNAL:
-            raise Invalid(f"'{path}' is an internal attribute and can not be updated")
-        if op == "remove" and name in KEPT and not below:
-            raise Invalid(f"'{path}' is a mandatory attribute and can not be removed")
-        if op != "remove" and value is None:
-            raise Invalid("'add' and 'replace' operations needs value")
-        if name not in FIELDS or (below and (name != "labels" or len(below) > 1)):
-            if op == "add" and not below:
-                raise Invalid(f"Adding a new attribute ({path}) to the root of the resource is not allowed")
-            raise _cannot_apply(op, path, f"there is no attribute {path}")
-        if below:
-            _patch_label(values["labels"], op, path, below[0], value)
-        elif op == "remove":
-            values[name] = {} if name == "labels" else None
-        elif op == "add" and values[name] not in (None, {}):
-            raise Invalid(f"The attribute {path} has existed, please use 'replace' operation instead.")
-        else:
-            values[name] = _literal(path, value) if name == "labels" else value
-            if name in INTEGERS and isinstance(value, str):
-                raise Invalid(
-                    f"Invalid input for field/attribute {name}. Value: '{value[:64]}'. It must be an integer."
-                )
-    return values
-
-
-def _patch_label(labels: dict[str, Any], op: str, path: str, label: str, value: Any) -> None:
-    if op != "add" and label not in labels:
-        raise _cannot_apply(op, path, f"there is no label {label}")
-    if op == "remove":
-        del labels[label]
-    else:
-        labels[label] = value
-
-
-def _literal(path: str, value: Any) -> Any:
-    """A map that is sent as the text of one."""
-    try:
-        found = ast.literal_eval(value) if isinstance(value, str) else None
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise Invalid(
-            f"Invalid input for field/attribute {path}. It must be the text of a map, as \"{{'key': 'value'}}\"."
-        )
-    return found
-
-
-def _cannot_apply(op: str, path: str, reason: str) -> Invalid:
-    return Invalid(f"Couldn't apply patch '{op} {path}'. Reason: {reason}")
+def patched(template: ClusterTemplate, operations: Sequence[json_patch.Operation]) -> dict[str, Any]:
+    """All fields after JSON-patch operations, not yet validated. Raises Invalid."""
+    return json_patch.patched({name: getattr(template, name) for name in FIELDS}, operations, PATCHABLE)
 
 
 def _network_driver(coe: str, driver: str | None) -> str:
@@ -224,12 +164,6 @@ def _check_name_servers(servers: str) -> None:
         ) from None
 
 
-def _choice(setting: str, names: Any) -> str:
-    if not names:
-        return f" This cloud has none: its administrator lists them in the setting clusters.{setting}."
-    return f" There are: {', '.join(sorted(names)[:20])}."
-
-
 async def create(session: AsyncSession, template: ClusterTemplate) -> None:
     """Store a new template. Raises Conflict when its uuid, which a user may choose, is taken."""
     await take_turn(session, f"cluster template {template.uuid}")
@@ -239,6 +173,19 @@ async def create(session: AsyncSession, template: ClusterTemplate) -> None:
     session.add(template)
 
 
+async def change(session: AsyncSession, template: ClusterTemplate, changes: Mapping[str, Any]) -> ClusterTemplate:
+    """Change the template that was read as `template`. Raises Conflict when it is no longer that, Invalid in use."""
+    now = await find(session, template.uuid, lock=True)
+    if now.revision != template.revision:
+        raise Conflict(f"ClusterTemplate {template.uuid} has just been changed. Please try again.")
+    check_use(now, changes, await used(session, now))
+    for name, value in changes.items():
+        setattr(now, name, value)
+    if changes:
+        now.updated_at = await actions.clock(session)
+    return now
+
+
 async def find(session: AsyncSession, ident: str, *, lock: bool = False) -> ClusterTemplate:
     """By uuid in any spelling, else by name. Raises NotFound, or Conflict when the name is ambiguous."""
     row: ClusterTemplate = await lookup.find(session, ClusterTemplate, ident, "ClusterTemplate", lock=lock)
@@ -246,8 +193,17 @@ async def find(session: AsyncSession, ident: str, *, lock: bool = False) -> Clus
 
 
 async def used(session: AsyncSession, template: ClusterTemplate) -> bool:
-    """Whether a cluster is made from it. There are no clusters yet."""
-    return False
+    """Whether a cluster is made from it, of whatever project; until the commit no other will be."""
+    await take_turn(session, f"cluster template {template.uuid}")
+    return await exists_anywhere(session, select(Cluster.id).where(Cluster.cluster_template_id == template.uuid))
+
+
+async def use(session: AsyncSession, template: ClusterTemplate) -> None:
+    """Let a cluster be made from it in this transaction. Raises Conflict when it is no longer what was read."""
+    await take_turn(session, f"cluster template {template.uuid}")
+    query = select(ClusterTemplate.revision).where(ClusterTemplate.uuid == template.uuid)
+    if (await session.exec(query)).first() != template.revision:
+        raise Conflict(f"ClusterTemplate {template.uuid} has just been changed. Please try again.")
 
 
 async def remove(session: AsyncSession, template: ClusterTemplate) -> None:

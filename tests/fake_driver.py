@@ -187,6 +187,8 @@ class FakeDriver:
                 return Progress(False, text, 0.0, {"steps": memo.get("steps", 0) + 1})
             if text := self._start(cluster, spec):
                 return Progress(False, text, self.pause, memo)
+            if text := self._change(cluster, spec):  # those that waited for their turn
+                return Progress(False, text, 0.0, memo)
             return Progress(True)
 
     async def observe(self, spec: ClusterSpec) -> ClusterSeen | None:

@@ -4,6 +4,10 @@ from fastapi import APIRouter
 
 from app.routers import (
     capsules,
+    certificates,
+    cluster_quotas,
+    cluster_reports,
+    clusters,
     container_actions,
     container_archives,
     container_changes,
@@ -13,6 +17,7 @@ from app.routers import (
     hosts,
     images,
     networks,
+    nodegroups,
     quotas,
     root,
     templates,
@@ -45,4 +50,15 @@ def container_api() -> list[APIRouter]:
 
 def container_infra_api() -> list[APIRouter]:
     """Magnum's API."""
-    return [root.magnum, templates.router]
+    return [
+        root.magnum,
+        templates.router,
+        nodegroups.router,
+        clusters.router,
+        certificates.router,
+        certificates.credentials,
+        cluster_quotas.router,
+        cluster_reports.stats,
+        cluster_reports.services,
+        cluster_reports.federations,
+    ]

@@ -123,11 +123,17 @@ def paging(filters: Collection[str]) -> dict[str, Any]:
 
 
 def page(
-    request: Request, model: Any, columns: Mapping[str, Any], filters: Collection[str], *, key: str = "id"
+    request: Request,
+    model: Any,
+    columns: Mapping[str, Any],
+    filters: Collection[str],
+    *,
+    key: str = "id",
+    mark: str = "uuid",
 ) -> Page:
     """Read paging and filters of a list from the query string; sorted by `key` if it names none. Raises Invalid."""
     most = gateway(request).settings.page_limit
-    return Page(request.query_params, f"{base(request)}/v1", most, model, columns, filters, key)
+    return Page(request.query_params, f"{base(request)}/v1", most, model, columns, filters, key, mark)
 
 
 def plain_time(epoch: float | None) -> str | None:

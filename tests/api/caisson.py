@@ -22,7 +22,7 @@ from app.db import EVERYTHING, in_transaction
 from app.gateway import Gateway
 from app.identity import ROLE_IDS
 from app.main import create_app
-from app.models import Action, Capsule, Container, Image, InjectedFile, Registry, Volume
+from app.models import Action, Capsule, ClusterQuota, Container, Image, InjectedFile, Registry, Volume
 from app.settings import ClusterSettings, Flavor, IdentitySettings, NodeImage, Settings
 from tests.fake import FakeEngine
 from tests.fake_driver import FakeDriver
@@ -36,9 +36,10 @@ CLUSTERS: dict[str, Any] = {
     "clusters": ClusterSettings(
         images={name: NodeImage(os_distro="ubuntu") for name in (BUSY, "swarm-node", "other-node")},
         flavors={name: Flavor(cpus=1, memory=512) for name in ("m1.small", "small")},
+        keypairs=["default"],
     )
 }
-Row = TypeVar("Row", Action, Capsule, Container, Image, InjectedFile, Registry, Volume)
+Row = TypeVar("Row", Action, Capsule, ClusterQuota, Container, Image, InjectedFile, Registry, Volume)
 
 
 class StrictEngine(FakeEngine):

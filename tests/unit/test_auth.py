@@ -55,6 +55,9 @@ class Source(TokenSource):
             raise answer
         return answer
 
+    async def has_project(self, project_id: str) -> bool:
+        return False
+
     async def close(self) -> None:
         self.closed = True
 

@@ -1,5 +1,6 @@
 """Rules of cluster templates that need no database."""
 
+import asyncio
 import contextlib
 from typing import Any
 
@@ -7,14 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import Invalid
+from app.cloud import Cloud
+from app.errors import Invalid, NotFound
 from app.lookup import uuid_of
 from app.models import ClusterTemplate
 from app.settings import ClusterSettings, NodeImage
 from app.templates import FIELDS, check_names, check_use, complete, patched
 
 KNOWN = ClusterSettings(images={"node": NodeImage(os_distro="debian")}, flavors={})
-PLAIN = complete({"image_id": "node", "coe": "kubernetes"}, KNOWN)
+CLOUD = Cloud(KNOWN, None, "")
+PLAIN = asyncio.run(complete({"image_id": "node", "coe": "kubernetes"}, CLOUD))
 TEMPLATE = ClusterTemplate(project_id="p", user_id="u", created_at=1.0, **PLAIN)
 
 CHANGES = [
@@ -34,14 +37,16 @@ def test_a_template_in_use_changes_only_in_name_and_visibility(changes: dict[str
             check_use(TEMPLATE, changes, True)
 
 
-def test_an_empty_list_permits_no_name_and_says_where_it_is() -> None:
+async def test_an_empty_list_permits_no_name_and_says_where_it_is() -> None:
     with pytest.raises(Invalid, match=r"clusters\.images"):
-        complete({"image_id": "node", "coe": "swarm"}, ClusterSettings())
+        await complete({"image_id": "node", "coe": "swarm"}, Cloud(ClusterSettings(), None, ""))
     with pytest.raises(Invalid, match=r"clusters\.flavors"):
-        check_names(PLAIN | {"flavor_id": "small"}, KNOWN)
+        await check_names(PLAIN | {"flavor_id": "small"}, CLOUD)
+    with pytest.raises(NotFound, match=r"clusters\.keypairs"):
+        await CLOUD.check_keypair("k")
     with pytest.raises(Invalid, match=r"There are: public"):
-        check_names(PLAIN | {"external_network_id": "x"}, KNOWN)
-    check_names(PLAIN | {"external_network_id": "public"}, KNOWN)
+        await check_names(PLAIN | {"external_network_id": "x"}, CLOUD)
+    await check_names(PLAIN | {"external_network_id": "public"}, CLOUD)
 
 
 OPERATIONS = st.lists(

@@ -1,0 +1,89 @@
+"""What tests of clusters share: templates, clusters and their node groups by the API, on the driver in memory."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from tests.api.caisson import Caisson, eventually
+from tests.fake_driver import FakeDriver
+
+ROOT = "/container-infra/v1"
+LATEST = "container-infra latest"
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Clusters of a test's projects."""
+
+    caisson: Caisson
+
+    @property
+    def driver(self) -> FakeDriver:
+        return self.caisson.running.driver()
+
+    async def ask(self, method: str, path: str, body: Any = None, **more: Any) -> httpx.Response:
+        """One request below Magnum's root, in the newest version unless it is said otherwise."""
+        return await self.caisson.call(method, f"{ROOT}/{path}", body, **({"version": LATEST} | more))
+
+    async def ok(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
+        """As `ask`, for what must succeed. Returns the decoded body."""
+        answer = await self.ask(method, path, body, **more)
+        assert answer.status_code < 300, f"{answer.status_code} {answer.text}"
+        return answer.json() if answer.content else None
+
+    async def template(self, who: str = "member", **fields: Any) -> str:
+        """Make a template. Returns its uuid."""
+        body = {"image_id": "busybox", "coe": "kubernetes"} | fields
+        return str((await self.ok("POST", "clustertemplates", body, who=who))["uuid"])
+
+    async def create(self, template: str | None = None, **fields: Any) -> str:
+        """Ask for a cluster. Returns its uuid."""
+        template = template or await self.template()
+        made = await self.ok("POST", "clusters", {"name": "blue", "cluster_template_id": template} | fields)
+        assert made.keys() == {"uuid"}
+        return str(made["uuid"])
+
+    async def made(self, template: str | None = None, **fields: Any) -> str:
+        """As `create`, once it is there."""
+        uuid = await self.create(template, **fields)
+        await self.until(uuid, "CREATE_COMPLETE")
+        return uuid
+
+    async def show(self, uuid: str, **more: Any) -> dict[str, Any]:
+        shown: dict[str, Any] = await self.ok("GET", f"clusters/{uuid}", **more)
+        return shown
+
+    async def until(self, uuid: str, status: str) -> dict[str, Any]:
+        """Wait until the cluster has this status and nothing is under way."""
+        shown: dict[str, Any] = {}
+
+        async def there() -> bool:
+            nonlocal shown
+            idle = not await self.caisson.unfinished(uuid)
+            shown = await self.show(uuid, who="admin")
+            return idle and shown["status"] == status
+
+        await eventually(there, lambda: f"{status}: {shown.get('status')}, {shown.get('status_reason')}")
+        return shown
+
+    async def gone(self, path: str) -> None:
+        """Wait until GET answers 404."""
+
+        async def absent() -> bool:
+            return (await self.ask("GET", path)).status_code == 404
+
+        await eventually(absent, lambda: f"{path} is still there")
+
+    async def patch(self, uuid: str, *operations: tuple[str, Any], **more: Any) -> httpx.Response:
+        """Ask for replacements (path, value); a value of None removes."""
+        body = [
+            {"op": "remove", "path": path} if value is None else {"op": "replace", "path": path, "value": value}
+            for path, value in operations
+        ]
+        return await self.ask("PATCH", f"clusters/{uuid}", body, **more)
+
+    async def groups(self, uuid: str) -> dict[str, dict[str, Any]]:
+        """The node groups of a cluster, in short, by name."""
+        listed = await self.ok("GET", f"clusters/{uuid}/nodegroups", who="admin")
+        return {group["name"]: group for group in listed["nodegroups"]}
