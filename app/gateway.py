@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from app.auth import Authenticator
 from app.backends import Drivers, Engines
 from app.catalogue import Catalogue
+from app.cluster_zones import Zones
 from app.db import Database
 from app.policy import Policy
 from app.settings import Settings
@@ -26,5 +27,6 @@ class Gateway:
     policy: Policy
     vault: Vault
     wake: Callable[[], None]
+    zones: Zones
     catalogue: Catalogue | None = None
     drivers: Drivers = field(default_factory=Drivers)

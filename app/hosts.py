@@ -21,6 +21,9 @@ from app.errors import NotFound
 from app.models import Container, Host, Installation
 from app.settings import Settings
 
+CLUSTER_PREFIX = "cluster:"
+"""How the names of clusters' engines begin, and those of the zones that they are."""
+
 REPORT_EVERY = 30.0  # seconds between two notes that a host is up
 COLUMNS = {name: col(getattr(Host, name)) for name in ("id", "uuid", "hostname", "created_at", "updated_at")}
 """What lists can be sorted by."""
@@ -38,7 +41,10 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a container wants of its host; None and 0 want nothing. cpu in cores, memory in MiB."""
+    """What a container wants of its host; None and 0 want nothing. cpu in cores, memory in MiB.
+
+    `backend` is the engine of a cluster, which only `zone` stands for: no host is looked for.
+    """
 
     zone: str | None = None
     host: str | None = None
@@ -46,6 +52,7 @@ class Wish:
     cpu: float = 0.0
     memory: int = 0
     needs: Collection[Ability] = ()
+    backend: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +71,14 @@ async def place(session: AsyncSession, engines: Engines, settings: Settings, wis
     wanted comes first, then the least loaded; what none has is refused by whoever checks that wish.
     Raises NotFound for a host that is none.
     """
-    names = list(engines)
+    names = list(engines.hosts) if wish.backend is None else [wish.backend]
     if wish.host is not None:
         named = engines.on_host(wish.host) or await _backend_of(session, wish.host)
-        if named is None or named not in engines:
+        if named is None or named not in engines.hosts:
             raise NotFound(f"Requested host {wish.host} could not be found.", code="requested-host-not-found")
         names = [named]
     rows = await _newest(session)
-    zones = {name: zone_of(settings, name) for name in names}
+    zones = {name: engines.zone(name) or zone_of(settings, name) for name in names}
     if wish.zone is not None and wish.zone not in zones.values():
         known = ", ".join(sorted(set(zones.values())))
         return Place(names[0], None, f"There is no host in availability zone {wish.zone}; there is: {known}.")
@@ -133,7 +140,8 @@ async def report(database: Database, engines: Engines, settings: Settings, name:
     info = engines.info(name)
     if info is None:
         return
-    facts = _facts(info, Ability.DISK_QUOTA in engines[name].abilities, zone_of(settings, name))
+    zone = engines.zone(name) or zone_of(settings, name)
+    facts = _facts(info, Ability.DISK_QUOTA in engines.reach(name).abilities, zone)
     async with database.reading(EVERYTHING) as session:
         known = (await session.exec(select(Host).where(Host.backend == name, _named(info, name)))).first()
         recent = (known.last_seen_up or 0.0) + min(REPORT_EVERY, settings.host_down_seconds / 6) if known else 0.0
@@ -193,8 +201,10 @@ async def used(session: AsyncSession) -> dict[str, Used]:
 
 
 async def zones(session: AsyncSession, settings: Settings) -> list[str]:
-    """The availability zones that have a host, or will have one."""
-    found = {(row.facts or {}).get("zone") for row in await services(session)}
+    """The availability zones that have a host, or will have one; clusters are zones of their own projects alone."""
+    found = {
+        (row.facts or {}).get("zone") for row in await services(session) if not row.backend.startswith(CLUSTER_PREFIX)
+    }
     found |= {zone_of(settings, name) for name in settings.backends}
     return sorted(filter(None, found))
 

@@ -14,6 +14,7 @@ import app.steps  # noqa: F401  # the worker runs what is registered by then
 from app import cluster_watch, documents, firewall, hosts, observe, refusals
 from app.auth import Authenticator, AuthMiddleware, TokenSource
 from app.backends import Drivers, Engines, load, load_drivers
+from app.cluster_zones import Zones
 from app.db import Database
 from app.gate import Gate, Intake, is_public, render
 from app.gateway import Gateway
@@ -48,7 +49,7 @@ def create_app(settings: Settings, engines: Engines | None = None, drivers: Driv
     worker = Worker(database, engines, settings, vault, catalogue, drivers)
     gateway = Gateway(
         settings, database, engines, Authenticator(source, _cache_seconds(settings)), Policy(settings.policy_file),
-        vault, worker.wake, catalogue, drivers,
+        vault, worker.wake, Zones(database, engines, drivers, settings, vault, worker.wake), catalogue, drivers,
     )  # fmt: skip
 
     @asynccontextmanager
@@ -113,20 +114,23 @@ async def _running(gateway: Gateway, worker: Worker, embedded: EmbeddedIdentity 
                 sys.stdout.write(f"caisson: first start: user admin, project demo, password {password}\n")
                 sys.stdout.flush()
             engines.belong_to(await hosts.installation(database))
-            await observe.ensure(database, list(engines))
+            await observe.ensure(database, engines.hosts)
             await cluster_watch.ensure(database, gateway.drivers.backends())
             if gateway.catalogue is not None:
-                await firewall.ensure(database, list(engines))
+                await firewall.ensure(database, engines.hosts)
+            await gateway.zones.follow()
             background = [asyncio.create_task(engines.keep_pinging(partial(hosts.report, database, engines, settings)))]
             background += [
-                asyncio.create_task(observe.watch(engine, database, settings, worker.wake))
-                for engine in engines.values()
+                asyncio.create_task(observe.watch(engines[name], database, settings, worker.wake))
+                for name in engines.hosts
             ]
+            background.append(asyncio.create_task(gateway.zones.keep_following()))
             worker.start()
             yield
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            await gateway.zones.close()
             await worker.stop()
         finally:
             await gateway.drivers.close()

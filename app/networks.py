@@ -13,6 +13,7 @@ from uuid import NAMESPACE_URL, uuid5
 from app.actions import Job, StepArgs
 from app.backends.engine import Ability, Address, ContainerEngine, Networks
 from app.errors import Invalid, NotFound, Unsupported
+from app.hosts import CLUSTER_PREFIX
 from app.models import Container
 
 PROJECT_NETWORK = "project"
@@ -78,8 +79,8 @@ class OwnNetwork:
     """The one network of a project. A row's `nets` are None on it, and empty once it was detached."""
 
     def attached(self, box: Container) -> Sequence[Attached]:
-        """Its own network, unless it was detached."""
-        if box.nets is not None:
+        """Its own network, unless it was detached, or is in a cluster, which has a network of its own."""
+        if box.nets is not None or box.backend.startswith(CLUSTER_PREFIX):
             return []
         own = network_id(box.project_id)
         return [Attached(own, port_id(box.uuid), (box.addresses or {}).get(own, []))]

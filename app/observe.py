@@ -42,8 +42,13 @@ PRUNE_ID = str(uuid5(NAMESPACE_URL, "caisson:prune"))
 async def ensure(database: Database, backends: Sequence[str]) -> None:
     """Make sure that every backend is observed and that old history is pruned."""
     for name in backends:
-        await actions.ensure_recurring(database, backend_id(name), "backend", "observe", name)
+        await ensure_observed(database, name)
     await actions.ensure_recurring(database, PRUNE_ID, "history", "prune", next(iter(backends)))
+
+
+async def ensure_observed(database: Database, backend: str) -> None:
+    """Make sure that one backend is observed."""
+    await actions.ensure_recurring(database, backend_id(backend), "backend", "observe", backend)
 
 
 class Looked(Enum):

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import tickets
 from app.backends.engine import Attaches, ContainerEngine, Execs, Stream
-from app.errors import EngineError, Forbidden, GatewayError, Invalid, NotFound, Unavailable
+from app.errors import EngineError, Forbidden, GatewayError, Invalid, NotFound
 from app.gate import canonical, render
 from app.gateway import Gateway
 from app.models import Container
@@ -88,9 +88,7 @@ class Streams:
         box = await tickets.redeem(self._gateway.database, secret, uuid, exec_id)
         if box is None or box.engine_ref is None:
             raise Forbidden("The ticket is unknown, used or expired: ask for a new one.", code="ticket-refused")
-        if box.backend not in self._gateway.engines:
-            raise Unavailable(f"the engine {box.backend} is not served here")
-        engine = self._gateway.engines[box.backend]
+        engine = self._gateway.engines.reach(box.backend)
         async with _stream(engine, box.engine_ref, exec_id) as stream:
             await send({"type": "websocket.accept", "subprotocol": subprotocol})
             log.info("stream opened", container=box.uuid, exec=exec_id)

@@ -239,7 +239,7 @@ async def release(job: Job, box: Container | Capsule) -> None:
 async def _keep_file(
     session: AsyncSession, box: Container, path: str, content: bytes, engine: ContainerEngine, vault: Vault
 ) -> None:
-    containers.check_ability(engine, Ability.COPY, "write files into containers", "put them into the image")
+    containers.check_ability(engine, Ability.INJECT, "write files into new containers", "put them into the image")
     if path in WRITTEN_BY_ENGINES:
         raise Invalid(f"mounts: {path} is written by the engine")
     sealed = vault.seal(archives.encoded(content))

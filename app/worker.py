@@ -112,14 +112,15 @@ class Worker:
             return False
         lease = self.settings.lease_seconds
         asked_at = asyncio.get_running_loop().time()
-        claimed = await actions.claim(self.database, list(self.engines), slots, lease)
+        engines = dict(self.engines)  # one may leave while the database is asked
+        claimed = await actions.claim(self.database, list(engines), slots, lease)
         for action, resource in claimed:
             job = Job(
                 action,
                 resource,
                 None,
                 dict(action.memo or {}),
-                self.engines[action.backend],
+                engines[action.backend],
                 self.database,
                 self.settings,
                 self.vault,

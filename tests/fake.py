@@ -178,7 +178,7 @@ class FakeEngine(FakeWires, FakeChanges, FakeGroups, FakeStreams, FakeImages, Fa
     async def ping(self) -> EngineInfo:
         async with self._verb("ping"):
             return EngineInfo(
-                hostname=f"{self.name}-host",
+                hostname=f"{self.name}-host".replace(":", "-"),
                 version="1.0",
                 api_version="1.0",
                 cpus=CPUS,

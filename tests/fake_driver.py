@@ -26,17 +26,20 @@ from app.backends.driver import (
     NodeGroupSpec,
     Progress,
 )
-from app.backends.engine import ContainerEngine
+from app.backends.engine import Ability, ContainerEngine
 from app.backends.nodes import NodeHost
 from app.db import in_transaction
-from app.errors import EngineError, Invalid, Refused
+from app.errors import EngineError, Invalid
 from app.settings import Settings
+from tests.fake import FakeEngine
 
 NETWORK = {"kubernetes": ("flannel", "calico"), "swarm-mode": ("docker",), "swarm": ("docker",)}
 TYPES = {
     "kubernetes": (ClusterType("vm", "*", "kubernetes"),),
     "swarm": (ClusterType("vm", "*", "swarm-mode"), ClusterType("vm", "*", "swarm")),
 }
+INSIDE = frozenset({Ability.KILL, Ability.EXEC, Ability.ATTACH, Ability.MEASURE, Ability.COPY, Ability.WATCH})
+"""What containers on a cluster can do."""
 SMALLEST = 64  # MiB that a node needs
 MOST_MASTERS, MOST_NODES = 7, 253
 
@@ -80,10 +83,11 @@ def make(host: NodeHost, settings: Settings) -> "FakeDriver":
 
 
 class FakeDriver:
-    """A driver with every ability but that of running containers.
+    """A driver with every ability.
 
     Attributes:
         calls: how often each verb was called, failures included.
+        engines: what runs containers on each cluster, as far as somebody asked for it.
         looks: how many looks a node takes until it is ready; it starts while somebody looks.
         pause: seconds between two looks at nodes that start.
     """
@@ -91,8 +95,9 @@ class FakeDriver:
     def __init__(self, name: str = "kubernetes", abilities: frozenset[ClusterAbility] | None = None) -> None:
         self.name = name
         self.provides: Sequence[ClusterType] = TYPES[name]
-        self.abilities = frozenset(ClusterAbility) - {ClusterAbility.CONTAINERS} if abilities is None else abilities
+        self.abilities = frozenset(ClusterAbility) if abilities is None else abilities
         self.calls: Counter[str] = Counter()
+        self.engines: dict[UUID, FakeEngine] = {}
         self.looks = 1
         self.pause = 0.01
         self._clusters: dict[UUID, FakeCluster] = {}
@@ -231,7 +236,10 @@ class FakeDriver:
             return True
 
     def engine(self, spec: ClusterSpec) -> ContainerEngine:
-        raise Refused(f"cluster {spec.name} does not run containers")
+        if spec.uuid not in self.engines:
+            self.engines[spec.uuid] = FakeEngine(f"cluster:{spec.uuid}", INSIDE)
+            self.engines[spec.uuid].add_image("busybox")
+        return self.engines[spec.uuid].twin()
 
     async def close(self) -> None:
         return

@@ -10,7 +10,7 @@ import structlog
 from app.backends.driver import ClusterAbility, ClusterDriver, ClusterType
 from app.backends.engine import ContainerEngine, EngineInfo
 from app.backends.nodes import Nodes
-from app.errors import EngineError, Invalid, Unsupported
+from app.errors import EngineError, Invalid, Unavailable, Unsupported
 from app.settings import BackendSettings, Settings
 
 GROUP = "app.backends"
@@ -33,12 +33,16 @@ def load(name: str, backend: BackendSettings, settings: Settings) -> ContainerEn
 class Engines(Mapping[str, ContainerEngine]):
     """The engines of this replica by name, and what each last said of its host.
 
-    `tried` is true once all were asked, whatever they answered.
+    `hosts` are the names of those that settings name; others come and go (`join`, `leave`). `tried` is true once all
+    were asked, whatever they answered.
     """
 
     def __init__(self, engines: Mapping[str, ContainerEngine]) -> None:
         self._engines = dict(engines)
         self._infos: dict[str, EngineInfo] = {}
+        self._zones: dict[str, str] = {}
+        self._installation: str | None = None
+        self.hosts = tuple(engines)
         self.tried = False
 
     def __getitem__(self, name: str) -> ContainerEngine:
@@ -50,13 +54,39 @@ class Engines(Mapping[str, ContainerEngine]):
     def __len__(self) -> int:
         return len(self._engines)
 
+    def reach(self, name: str) -> ContainerEngine:
+        """The engine called `name`. Raises Unavailable when it is none of this replica's."""
+        if (engine := self._engines.get(name)) is None:
+            raise Unavailable(f"the engine {name} is not served here")
+        return engine
+
+    def join(self, name: str, engine: ContainerEngine, zone: str | None = None) -> None:
+        """Serve one more engine, as the availability zone `zone`; without one it is no place for anything new."""
+        engine.installation = self._installation
+        self._engines[name] = engine
+        self._infos.pop(name, None)
+        self._zones.pop(name, None)
+        if zone is not None:
+            self._zones[name] = zone
+
+    async def leave(self, name: str) -> None:
+        """Serve an engine no longer that has joined."""
+        self._infos.pop(name, None)
+        self._zones.pop(name, None)
+        if (engine := self._engines.pop(name, None)) is not None:
+            await engine.close()
+
+    def zone(self, name: str) -> str | None:
+        """The zone that an engine has joined as; None for those that settings name."""
+        return self._zones.get(name)
+
     def info(self, name: str) -> EngineInfo | None:
         """The last answer of an engine's ping; None while there is none."""
         return self._infos.get(name)
 
     def on_host(self, host: str) -> str | None:
         """The backend whose name or hostname this is."""
-        for name in self._engines:
+        for name in self.hosts:
             info = self.info(name)
             if host == name or (info is not None and host == info.hostname):
                 return name
@@ -64,13 +94,15 @@ class Engines(Mapping[str, ContainerEngine]):
 
     def belong_to(self, installation: str) -> None:
         """Let the engines mark what they make as this installation's, and show nothing of others."""
+        self._installation = installation
         for engine in self._engines.values():
             engine.installation = installation
 
     async def ping(self) -> list[str]:
         """Ask every engine once, and return who answered; one that does not keeps what it said before."""
-        answered = await asyncio.gather(*(self._ping(name) for name in self._engines))
-        return [name for name, yes in zip(self._engines, answered, strict=True) if yes]
+        asked = [*self.hosts, *self._zones]
+        answered = await asyncio.gather(*(self._ping(name) for name in asked))
+        return [name for name, yes in zip(asked, answered, strict=True) if yes and name in self._engines]
 
     async def keep_pinging(self, report: Callable[[str], Awaitable[None]] | None = None) -> None:
         """Ask for ever, and `report` who answered."""
@@ -86,15 +118,18 @@ class Engines(Mapping[str, ContainerEngine]):
 
     async def close(self) -> None:
         """Close every engine's connections."""
-        for engine in self._engines.values():
+        for engine in list(self._engines.values()):
             await engine.close()
 
     async def _ping(self, name: str) -> bool:
+        engine = self._engines[name]
         try:
-            self._infos[name] = await self._engines[name].ping()
+            info = await engine.ping()
         except EngineError as error:
             log.warning("engine does not answer", backend=name, reason=error.title)
             return False
+        if self._engines.get(name) is engine:
+            self._infos[name] = info
         return True
 
 

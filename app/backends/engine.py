@@ -44,6 +44,9 @@ class Ability(StrEnum):
     WIRE = "wire"
     FIREWALL = "firewall"
     NODE = "node"  # see app.backends.nodes
+    INJECT = "inject"  # with COPY: files go into a container before its first start
+    PRIVILEGED = "privileged"
+    RETRIES = "retries"  # `Restart.retries`
 
 
 class State(StrEnum):

@@ -10,6 +10,8 @@ from fastapi.responses import JSONResponse
 from app import capsules, hosts
 from app.answers import Answer
 from app.backends.engine import Ability
+from app.cluster_zones import is_zone
+from app.errors import Unsupported
 from app.models import Capsule, Container, Status
 from app.pages import Page
 from app.policy import Reading, Tx, allow
@@ -90,7 +92,7 @@ async def create_capsule(
     tx.check()
     wish = await _wish(request, tx, body.template)
     pulls = {box.uuid: wish.pulls.get(box.uuid, parts.settings.default_pull_policy) for box in wish.boxes}
-    engine = parts.engines[wish.capsule.backend]
+    engine = parts.engines.reach(wish.capsule.backend)
     place = capsules.stand_in(wish.capsule, wish.boxes)
     await settle(request, tx, place, (), ())
     wish.capsule.nets, wish.capsule.security_groups = place.nets, place.security_groups
@@ -192,6 +194,8 @@ async def _wish(request: Request, tx: Tx, template: Template) -> Wish:
     """The rows of a template, checked against policy. Raises Invalid, Forbidden, Unsupported."""
     parts = gateway(request)
     settings = parts.settings
+    if is_zone(template.availabilityZone):
+        raise Unsupported("availabilityZone: capsules are not run in clusters; make pods with the cluster's own API")
     async with tx.reading() as session:
         wanted = hosts.Wish(template.availabilityZone, needs=(Ability.GROUP,))
         place = await hosts.place(session, parts.engines, settings, wanted)

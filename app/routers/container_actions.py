@@ -165,7 +165,7 @@ async def submit(request: Request, ident: str, tx: Tx, verb: str, args: StepArgs
     parts = gateway(request)
     async with tx.writing() as session:
         box = await containers.find(session, ident, own_project=tx.caller.project_id, lock=True)
-        check_needs(parts.engines[box.backend], verb)
+        check_needs(parts.engines.reach(box.backend), verb)
         await containers.act(session, asked(request, tx), box, verb, parts.settings, args)
     parts.wake()
     return JSONResponse(None, 202)
@@ -177,7 +177,7 @@ async def reach(request: Request, ident: str, tx: Tx, verb: str) -> tuple[Contai
         box = await containers.find(session, ident, own_project=tx.caller.project_id)
     check_own(box, verb)
     check_state(box, verb)
-    engine = gateway(request).engines[box.backend]
+    engine = gateway(request).engines.reach(box.backend)
     check_needs(engine, verb)
     if box.engine_ref is None:
         raise Invalid(f"Container {box.uuid} has not been made by its engine: {box.status_reason or box.status}")

@@ -101,7 +101,7 @@ async def update(
     async with tx.writing() as session:
         box = await containers.find(session, ident, own_project=tx.caller.project_id, lock=True)
         if limits != LimitsArgs():
-            check_needs(parts.engines[box.backend], "update")
+            check_needs(parts.engines.reach(box.backend), "update")
         action = await changes.update(
             session, asked(request, tx), box, limits, parts.settings, name=body.name, auto_heal=body.auto_heal
         )
@@ -131,7 +131,7 @@ async def resize_container(
     limits = body.limits(parts)
     async with tx.writing() as session:
         box = await containers.find(session, ident, own_project=tx.caller.project_id, lock=True)
-        check_needs(parts.engines[box.backend], "resize_container")
+        check_needs(parts.engines.reach(box.backend), "resize_container")
         await changes.update(
             session, asked(request, tx), box, limits, parts.settings, name=body.name, auto_heal=body.auto_heal,
             verb="resize_container",
@@ -176,13 +176,13 @@ async def commit(
     parts = gateway(request)
     async with tx.reading() as session:
         box = await containers.find(session, ident, own_project=tx.caller.project_id)
-    check_needs(parts.engines[box.backend], "commit")
+    check_needs(parts.engines.reach(box.backend), "commit")
     containers.check_state(box, "commit")
     changes.check_image_name(query.repository, query.tag)
     tx.check()
     service = await glance.available(parts.catalogue)
     record = None
-    if service is not None and Ability.IMAGE_TAR in parts.engines[box.backend].abilities:
+    if service is not None and Ability.IMAGE_TAR in parts.engines.reach(box.backend).abilities:
         record = await service.reserve(query.repository, [query.tag] if query.tag else [], caller_token(request))
     try:
         async with tx.writing() as session:

@@ -77,7 +77,7 @@ async def network_attach(
         raise Invalid("network_attach takes either network or port, not both", code="schema-validation-error")
     async with tx.reading() as session:
         box = await containers.find(session, ident, own_project=tx.caller.project_id)
-    keeper, engine = keeper_for(request, tx), gateway(request).engines[box.backend]
+    keeper, engine = keeper_for(request, tx), gateway(request).engines.reach(box.backend)
     net = await keeper.to_attach(engine, box, how.network, how.port, how.fixed_ip)
     await _accept(request, tx, keeper, box.uuid, net, attach=True)
     return JSONResponse(None)
@@ -98,7 +98,7 @@ async def network_detach(
         raise Invalid("network_detach takes exactly one of network and port", code="schema-validation-error")
     async with tx.reading() as session:
         box = await containers.find(session, ident, own_project=tx.caller.project_id)
-    keeper, engine = keeper_for(request, tx), gateway(request).engines[box.backend]
+    keeper, engine = keeper_for(request, tx), gateway(request).engines.reach(box.backend)
     net = await keeper.to_detach(engine, box, query.network, query.port)
     await _accept(request, tx, keeper, box.uuid, net, attach=False)
     return JSONResponse(None, 202)

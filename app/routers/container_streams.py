@@ -168,7 +168,7 @@ async def execute_resize(
     """Tells a command's terminal how large its window is: 400 when it is unknown, has not started or has ended."""
     async with tx.reading() as session:
         box = await containers.find(session, ident, own_project=tx.caller.project_id)
-    engine = gateway(request).engines[box.backend]
+    engine = gateway(request).engines.reach(box.backend)
     check_needs(engine, "execute_resize")
     try:
         await cast(Execs, engine).resize_exec(ref_of(box), size.exec_id, size.h, size.w)

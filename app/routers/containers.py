@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
@@ -13,10 +14,11 @@ from pydantic_core import PydanticCustomError
 from app import archives, containers, cores, glance, hosts, images, volumes
 from app.answers import Answer
 from app.backends.engine import Ability
-from app.containers import CreateArgs
-from app.errors import Invalid
+from app.cluster_zones import is_zone, zone_name
+from app.containers import CreateArgs, check_ability
+from app.errors import Invalid, Unsupported
 from app.gateway import Gateway
-from app.models import Container, Status
+from app.models import Cluster, Container, Status
 from app.policy import Reading, Tx, allow, truth
 from app.routers.container_view import answer, view
 from app.routers.fields import HOST, Cores, Count, Flag, FlagX, Ident, Name, Text, Whole
@@ -234,24 +236,34 @@ async def create_container(
     """Accepts the wish and answers at once; the container's status and status_reason tell what became of it."""
     parts = gateway(request)
     tx.check()
-    backend, box = await _placed(parts, tx, body)
+    backend, box, cluster = await _placed(parts, tx, body)
+    engine = parts.engines.reach(backend)
     _fill(parts, tx, body, box)
+    if body.privileged:
+        check_ability(engine, Ability.PRIVILEGED, "run privileged containers", "leave `privileged` out")
+    if body.restart_policy is not None and body.restart_policy.MaximumRetryCount:
+        check_ability(engine, Ability.RETRIES, "count how often it restarts one", "leave MaximumRetryCount out")
     if body.image_driver == "glance":
         if body.registry is not None:
             raise Invalid("registry: an image of the image service is pulled from no registry")
         glance.use(box, await cloud_image(request, backend, body.image))
     mounts = [mount.wished for mount in body.mounts or ()]
     nets = [net.model_dump(by_alias=True, exclude_none=True) for net in body.nets or ()]
-    await settle(request, tx, box, nets, body.security_groups or ())
+    if cluster is None:
+        await settle(request, tx, box, nets, body.security_groups or ())
+    else:
+        _refuse_networks(body)
     async with tx.writing() as session:
-        await volumes.mount(session, box, mounts, parts.engines[backend], parts.settings, parts.vault)
+        if cluster is not None:
+            await parts.zones.hold(session, cluster)
+        await volumes.mount(session, box, mounts, engine, parts.settings, parts.vault)
         if box.cpu_policy == "dedicated":
-            await cores.pin(session, box, parts.engines[backend], parts.engines.info(backend))
+            await cores.pin(session, box, engine, parts.engines.info(backend))
         if body.registry is not None:
             await images.use_registry(session, box, body.registry)
         policy = (body.image_pull_policy or parts.settings.default_pull_policy).lower()
         args = CreateArgs(run=query.run, pull=policy)
-        await containers.accept(session, asked(request, tx), box, parts.engines[backend], parts.settings, args)
+        await containers.accept(session, asked(request, tx), box, engine, parts.settings, args)
     parts.wake()
     shown = view(box, tx.policy.hidden(tx.caller), base(request), fresh=True)
     return JSONResponse(shown, 202, {"location": shown["links"][0]["href"]})
@@ -325,10 +337,19 @@ def _filter(request: Request, tx: Tx, name: str) -> Any:
     return containers.COLUMNS[name] == value
 
 
-async def _placed(parts: Gateway, tx: Tx, body: ContainerCreate) -> tuple[str, Container]:
-    """Choose the engine, and begin the row. Where no host will do it is an Error row, as with Zun, not a refusal."""
+async def _placed(parts: Gateway, tx: Tx, body: ContainerCreate) -> tuple[str, Container, Cluster | None]:
+    """Choose the engine, and begin the row; with the cluster when its zone is asked for.
+
+    Where no host will do it is an Error row, as with Zun, not a refusal.
+    """
     if body.host is not None:
         tx.require("container:create:requested_destination")
+    cluster: Cluster | None = None
+    if body.availability_zone is not None and is_zone(body.availability_zone):
+        if body.host is not None:
+            raise Invalid("host: a container in a cluster goes to whatever node the cluster chooses")
+        async with tx.reading() as session:
+            cluster = await parts.zones.find(session, body.availability_zone)
     wish = hosts.Wish(
         body.availability_zone,
         body.host,
@@ -336,7 +357,10 @@ async def _placed(parts: Gateway, tx: Tx, body: ContainerCreate) -> tuple[str, C
         parts.settings.default_cpu if body.cpu is None else body.cpu,
         parts.settings.default_memory if body.memory is None else body.memory,
         (Ability.DISK_QUOTA,) if body.disk else (),
+        backend=None if cluster is None else await parts.zones.serve(cluster),
     )
+    if cluster is not None:
+        wish = replace(wish, zone=zone_name(cluster))
     async with tx.reading() as session:
         place = await hosts.place(session, parts.engines, parts.settings, wish)
     box = Container(
@@ -350,7 +374,16 @@ async def _placed(parts: Gateway, tx: Tx, body: ContainerCreate) -> tuple[str, C
     )
     if place.reason is not None:
         box.status, box.status_reason = Status.ERROR, place.reason
-    return place.backend, box
+    return place.backend, box, cluster
+
+
+def _refuse_networks(body: ContainerCreate) -> None:
+    """A cluster has a network of its own: what asks for the project's is refused. Raises Unsupported."""
+    for field, asked_for in (("nets", body.nets), ("security_groups", body.security_groups)):
+        if asked_for:
+            raise Unsupported(f"{field}: a container in a cluster is on the cluster's network only: leave it out")
+    if body.runtime is not None:
+        raise Unsupported("runtime: a cluster runs containers in its own way: leave it out")
 
 
 def _fill(parts: Gateway, tx: Tx, body: ContainerCreate, box: Container) -> None:

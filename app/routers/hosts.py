@@ -124,6 +124,7 @@ async def list_zones(request: Request, tx: Annotated[Tx, Depends(allow("availabi
     """The zones that a container can be asked for in."""
     async with tx.reading() as session:
         found = await hosts.zones(session, gateway(request).settings)
+        found += await gateway(request).zones.names(session)
     return JSONResponse({"availability_zones": [{"availability_zone": zone} for zone in found], "next": None})
 
 

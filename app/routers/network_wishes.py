@@ -6,6 +6,8 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from fastapi import Request
 
 from app import attachments, networks, wiring
+from app.backends.engine import Ability
+from app.containers import check_ability
 from app.errors import Busy, Invalid
 from app.models import Container, Status
 from app.neutron import Neutron, connect
@@ -33,7 +35,7 @@ async def settle(
         box.security_groups = networks.check_groups(box.project_id, groups) or None
     elif box.status != Status.ERROR:
         parts = gateway(request)
-        engine = parts.engines[box.backend]
+        engine = parts.engines.reach(box.backend)
         attachments.check_engine(engine, parts.settings)
         if groups or box.exposed_ports:
             attachments.check_groups_enforced(parts.settings)
@@ -44,6 +46,8 @@ async def settle(
 
 async def known_groups(request: Request, box: Container, groups: Sequence[str]) -> list[str]:
     """The ids of security groups that a container may have. Raises Invalid, Conflict, Unsupported, Busy."""
+    engine = gateway(request).engines.reach(box.backend)
+    check_ability(engine, Ability.NETWORK, "guard containers", "use the means of the cluster")
     if not box.nets:
         return networks.check_groups(box.project_id, groups)
     neutron = await callers_neutron(request)

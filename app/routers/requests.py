@@ -42,7 +42,7 @@ async def cloud_image(request: Request, backend: str, ident: str) -> CloudImage:
     """An image that the caller sees in the image service. Raises the 4xx or 501 that says why it cannot be run."""
     parts = gateway(request)
     service = await glance.connect(parts.catalogue, "image_driver")
-    check_ability(parts.engines[backend], Ability.IMAGE_TAR, "take an image in", "use the driver docker")
+    check_ability(parts.engines.reach(backend), Ability.IMAGE_TAR, "take an image in", "use the driver docker")
     return await service.find(ident, caller_token(request))
 
 

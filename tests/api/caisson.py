@@ -22,7 +22,7 @@ from app.db import EVERYTHING, in_transaction
 from app.gateway import Gateway
 from app.identity import ROLE_IDS
 from app.main import create_app
-from app.models import Action, Capsule, ClusterQuota, Container, Image, InjectedFile, Registry, Volume
+from app.models import Action, Capsule, ClusterQuota, Container, Host, Image, InjectedFile, Registry, Volume
 from app.settings import ClusterSettings, Flavor, IdentitySettings, NodeImage, Settings
 from tests.fake import FakeEngine
 from tests.fake_driver import FakeDriver
@@ -39,7 +39,7 @@ CLUSTERS: dict[str, Any] = {
         keypairs=["default"],
     )
 }
-Row = TypeVar("Row", Action, Capsule, ClusterQuota, Container, Image, InjectedFile, Registry, Volume)
+Row = TypeVar("Row", Action, Capsule, ClusterQuota, Container, Host, Image, InjectedFile, Registry, Volume)
 
 
 class StrictEngine(FakeEngine):
