@@ -233,7 +233,7 @@ class DockerNodes(DockerNetworks, DockerStreams, DockerContainers):
         return self._privileges
 
     async def _try_privileged(self, image: str) -> Mapping[str, Any]:
-        host = {"NetworkMode": "none", **PRIVILEGED}
+        host = {"NetworkMode": "none", "AutoRemove": True, **PRIVILEGED}
         body = {"Image": image, "Entrypoint": ["/bin/true"], "HostConfig": host, "Labels": {LABEL_NODE: ""}}
         trial = (await self.calls.call("POST", "containers/create", body=body))["Id"]
         try:

@@ -233,8 +233,10 @@ class Steps:
 
     async def _forget_lost(self) -> str | None:
         """Strike off who came back as somebody else, or not at all."""
-        known = {seen.name: self._selves[seen.name].id for seen in self._seen()}
-        staying = known.keys() | {seen.name for seen in self._plan.surplus}
+        # One that is about to come back does not know yet who it is.
+        selves = {seen.name: self._selves[seen.name] for seen in self._seen()}
+        known = {name: said.id for name, said in selves.items() if said.id or said.state == "inactive"}
+        staying = selves.keys() | {seen.name for seen in self._plan.surplus}
         lost = [
             member
             for member in self._members.values()
@@ -398,7 +400,10 @@ class Steps:
 
     @property
     def _manager(self) -> Api:
-        return self._apis.of(self._managers()[0])
+        """Raises NodeError when nobody can answer for the swarm any more."""
+        for seen in self._managers():
+            return self._apis.of(seen)
+        raise NodeError(self._seen()[0], Unavailable("its part of the swarm is not active"))
 
     async def _each(self, work: Iterable[tuple[Wish, Awaitable[Any]]]) -> None:
         """Side by side. What goes wrong for good fails the cluster, with the reason of each group."""
