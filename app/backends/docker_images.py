@@ -18,8 +18,9 @@ class DockerImages:
 
     async def load(self, image: str, chunks: AsyncIterator[bytes]) -> None:
         """Take in the one image that `chunks` hold under the name `image`; see `engine.Tars`."""
-        shapes.image_name(image)
-        source = _Watched(renamed(chunks, image))
+        version = shapes.image_name(image).version
+        # In a tar a name has its tag.
+        source = _Watched(renamed(chunks, image if image.endswith(version) else f"{image}:{version}"))
         lines = shapes.Lines()
         kind = {"Content-Type": "application/x-tar"}
         try:

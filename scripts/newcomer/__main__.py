@@ -8,10 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-from scripts.newcomer import cloud, demo, engine, image, packages
+from scripts.newcomer import cloud, cluster_demo, demo, engine, image, packages
 from scripts.newcomer.cloud import Cloud
 from scripts.newcomer.gateway import Gateway, check_data, check_port
 from scripts.newcomer.packages import SetupError
+from scripts.nodes import swarm
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,8 +45,9 @@ def _run(port: int, data_dir: Path, *, with_demo: bool) -> int:
     check_data(data_dir)
     url = _engine()
     _tell("image", f"{image.NAME} ({image.ensure(url)})")
+    nodes = _node_image(url)
     login = cloud.prepare(data_dir, f"http://127.0.0.1:{port}")
-    gateway = Gateway(port, data_dir, url, login.password)
+    gateway = Gateway(port, data_dir, url, login.password, cluster_demo.settings(nodes) if nodes else None)
     try:
         gateway.wait_until_it_serves()
         gateway.log_in(login)
@@ -56,6 +58,9 @@ def _run(port: int, data_dir: Path, *, with_demo: bool) -> int:
             print("\nThe main job, done by OpenStack's own client:")
             try:
                 demo.show(gateway, login)
+                if nodes is not None:
+                    print("\nAnd a cluster: Docker Swarm on two nodes, which are containers:")
+                    cluster_demo.show(gateway, login)
             except SetupError as error:
                 print(f"scripts/run: the main job failed: {error}", file=sys.stderr)
         _tell_what_next(gateway, login)
@@ -75,6 +80,17 @@ def _engine() -> str:
     url = engine.start()
     _tell("engine", f"{url} (Docker, started now; it keeps running; to stop it: {engine.how_to_stop()})")
     return url
+
+
+def _node_image(url: str) -> str | None:
+    """The image of a swarm's nodes; None, and the user is told, where none can be made."""
+    try:
+        image, made = swarm.build(url)
+    except SetupError as error:
+        _tell("nodes", f"no clusters are shown: {error}")
+        return None
+    _tell("nodes", f"{image} ({'made of the packages of this system' if made else 'was there'})")
+    return image
 
 
 def _tell(what: str, text: str) -> None:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,13 @@ def check_data(data_dir: Path) -> None:
 class Gateway:
     """``caisson serve`` on this port and data directory, with its log in the latter."""
 
-    def __init__(self, port: int, data_dir: Path, engine: str, password: str) -> None:
+    def __init__(
+        self, port: int, data_dir: Path, engine: str, password: str, settings: Mapping[str, str] | None = None
+    ) -> None:
         self.url = f"http://{HOST}:{port}"
         self.log = data_dir / "gateway.log"
-        environment = os.environ | {"DOCKER_HOST": engine, "CAISSON_IDENTITY__ADMIN_PASSWORD": password}
+        # What the user has set counts.
+        environment = {**(settings or {}), **os.environ} | {"DOCKER_HOST": engine, "CAISSON_IDENTITY__ADMIN_PASSWORD": password}
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
                 [
@@ -108,6 +112,24 @@ class Gateway:
         """Asks for a container to be stopped and deleted; whether that worked is not told."""
         headers = {"OpenStack-API-Version": "container latest"}
         self._http.delete(f"/v1/containers/{ident}", params={"stop": "true"}, headers=headers)
+
+    def cluster(self, ident: str) -> dict[str, Any] | None:
+        """A cluster of the project by uuid or name; None when there is none, or not one."""
+        answer = self._http.get(f"/v1/clusters/{ident}")
+        found: dict[str, Any] | None = answer.json() if answer.status_code == 200 else None
+        return found
+
+    def cluster_names(self) -> set[str]:
+        """The names of the clusters and cluster templates that the project sees."""
+        lists = [self._http.get(f"/v1/{kind}").json()[kind] for kind in ("clusters", "clustertemplates")]
+        return {row["name"] for rows in lists for row in rows}
+
+    def delete_cluster(self, ident: str) -> None:
+        """Asks for a cluster to be deleted, and then its template of the same name; whether that worked is not told."""
+        self._http.delete(f"/v1/clusters/{ident}")
+        deadline = time.monotonic() + START_SECONDS
+        while self._http.delete(f"/v1/clustertemplates/{ident}").status_code == 400 and time.monotonic() < deadline:
+            time.sleep(0.1)
 
     def wait_for_its_end(self) -> int:
         """Returns the exit code when it has ended by itself."""

@@ -45,6 +45,15 @@ async def test_an_image_goes_out_and_in_again_under_another_name(place: Place, p
     assert await place.engine.image(place.image) == there
 
 
+async def test_a_name_without_a_tag_means_latest(place: Place, path: str) -> None:
+    assert isinstance(place.engine, Tars)
+    repository = path.partition(":")[0]
+    await place.engine.load(repository, chunks(archive(await saved(place, place.image))))
+    assert await place.engine.image(f"{repository}:latest") is not None
+    await place.engine.remove_image(repository)
+    assert await place.engine.image(repository) is None
+
+
 async def test_names_in_a_tar_count_for_nothing(place: Place, path: str) -> None:
     assert isinstance(place.engine, Tars)
     files = await saved(place, place.image)
