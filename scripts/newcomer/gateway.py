@@ -54,7 +54,8 @@ class Gateway:
         self.url = f"http://{HOST}:{port}"
         self.log = data_dir / "gateway.log"
         # What the user has set counts.
-        environment = {**(settings or {}), **os.environ} | {"DOCKER_HOST": engine, "CAISSON_IDENTITY__ADMIN_PASSWORD": password}
+        environment = {**(settings or {}), **os.environ}
+        environment |= {"DOCKER_HOST": engine, "CAISSON_IDENTITY__ADMIN_PASSWORD": password}
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
                 [
