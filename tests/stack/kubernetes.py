@@ -8,21 +8,18 @@ import os
 from pathlib import Path
 
 from scripts.newcomer.engine import client
-from scripts.newcomer.packages import locked
 from scripts.nodes import kubernetes, kubernetes_binaries
-from tests.stack.session import cache_directory
 
 VERSION = kubernetes_binaries.DEBIAN_VERSION
+NEXT = "v1.20.3"
+NAME = "caisson-test/node-kubernetes"
 SECONDS = 2400.0
 """How long a test may wait for a build that others slow down."""
 
 
 def image(url: str) -> str:
     """The name of the node image, in the engine at `url`; made when it is not there."""
-    programs = kubernetes_binaries.from_debian()
-    # Two at once would each send the engine all of it.
-    with locked(cache_directory("kubernetes") / "image.lock"):
-        name, _ = kubernetes.build(url, programs)
+    name, _ = kubernetes.build(url, kubernetes_binaries.from_debian(), tag=f"{NAME}:{VERSION}")
     return name
 
 
