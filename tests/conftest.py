@@ -16,6 +16,7 @@ from scripts.nodes import swarm
 from tests.stack import docker, images
 from tests.stack import glance as glance_service
 from tests.stack import keystone as keystone_service
+from tests.stack import kubernetes as kubernetes_stack
 from tests.stack import neutron as neutron_service
 from tests.stack import postgres as postgres_service
 from tests.stack import registry as registry_service
@@ -100,6 +101,19 @@ def next_swarm_image(docker_url: str, stack: Stack) -> str:
     """Another image of a swarm's nodes."""
     with stack.lock("swarm-image"):
         return swarm.build(docker_url, "caisson-test/node-swarm:next", "next")[0]
+
+
+@pytest.fixture(scope="session")
+def kubernetes_image(docker_url: str, stack: Stack) -> str:
+    """The image of nodes of Kubernetes."""
+    with stack.lock("kubernetes-image"):
+        return kubernetes_stack.image(docker_url)
+
+
+@pytest.fixture(scope="session")
+def next_kubernetes_image(docker_url: str, kubernetes_image: str) -> str:
+    """The same programs under the name of another version."""
+    return kubernetes_stack.alias(docker_url, kubernetes_image, kubernetes_stack.NEXT)
 
 
 @pytest.fixture(scope="session")

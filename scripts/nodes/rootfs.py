@@ -5,6 +5,7 @@ Nothing is downloaded but packages that are missing, and no registry is asked.
 
 import hashlib
 import json
+import platform
 import re
 import subprocess
 import tarfile
@@ -82,8 +83,22 @@ class RootFileSystem:
         for library in re.findall(r"(/\S+) \(0x", listed):
             self.file(library, Path(library).resolve(), 0o755)
 
-    def busybox(self) -> None:
-        """A static busybox under the names of all its programs; what comes later replaces single ones."""
+    def tree(self, folder: Path, unused: re.Pattern[str]) -> None:
+        """All files and links below a folder here, but those whose path in it begins as `unused` says."""
+        for path in sorted(folder.rglob("*")):
+            place = path.relative_to(folder)
+            if str(place) in MERGED or unused.match(str(place)):
+                continue
+            if path.is_symlink():
+                self.link(f"/{place}", str(path.readlink()))
+            elif path.is_file():
+                self.file(f"/{place}", path, path.stat().st_mode & 0o755)
+
+    def busybox(self, *, replace: bool = True) -> None:
+        """A static busybox under the names of all its programs; what comes later replaces single ones.
+
+        Without `replace`, programs of the same name that are there already stay.
+        """
         content = static_busybox()
         with tempfile.TemporaryDirectory(prefix="caisson-node-") as name:
             draft = Path(name) / "busybox"
@@ -92,7 +107,8 @@ class RootFileSystem:
             applets = subprocess.run([draft, "--list"], capture_output=True, text=True, check=True).stdout.split()
         self.file("/usr/bin/busybox", content, 0o755)
         for applet in applets:
-            if applet != "busybox":
+            there = any(f"/usr/{folder}/{applet}" in self._entries for folder in ("bin", "sbin"))
+            if applet != "busybox" and (replace or not there):
                 self.link(f"/usr/bin/{applet}", "busybox")
 
     def authorities(self) -> None:
@@ -137,28 +153,14 @@ def load(
     Raises:
         SetupError: the engine refused.
     """
-    machine = subprocess.run(["uname", "-m"], capture_output=True, text=True, check=True).stdout.strip()
+    about = {
+        "org.opencontainers.image.title": image.rpartition(":")[0] or image,
+        "org.opencontainers.image.version": version,
+        **labels,
+    }
     with tempfile.TemporaryDirectory(prefix="caisson-node-") as name:
         layer = Path(name) / "layer.tar"
-        diff = root.write(layer)
-        config = json.dumps(
-            {
-                "architecture": ARCHITECTURES.get(machine, machine),
-                "os": "linux",
-                "created": "1970-01-01T00:00:00Z",
-                "config": {
-                    "Entrypoint": list(entrypoint),
-                    "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"],
-                    "Labels": {
-                        "org.opencontainers.image.title": image.rpartition(":")[0] or image,
-                        "org.opencontainers.image.version": version,
-                        **labels,
-                    },
-                },
-                "rootfs": {"type": "layers", "diff_ids": [f"sha256:{diff}"]},
-                "history": [{"created_by": "caisson"}],
-            }
-        ).encode()
+        config = _config(root.write(layer), entrypoint, about)
         digest = hashlib.sha256(config).hexdigest()
         with client(url, IMPORT_SECONDS) as http:
             if is_there(http, image) and http.get(f"/images/{image}/json").json()["Id"] == f"sha256:{digest}":
@@ -168,6 +170,39 @@ def load(
             if answer.status_code >= 300 or errors_of(answer) or not is_there(http, image):
                 raise SetupError(f"the engine refused the image {image}: {answer.status_code} {answer.text.strip()}")
     return True
+
+
+def image_archive(image: str, layer: bytes, entrypoint: Sequence[str]) -> bytes:
+    """An image of one layer (a tar), as ``docker save`` writes it."""
+    with tempfile.NamedTemporaryFile(prefix="caisson-node-") as file:
+        file.write(layer)
+        file.flush()
+        config = _config(hashlib.sha256(layer).hexdigest(), entrypoint, {})
+        return b"".join(_archive(image, hashlib.sha256(config).hexdigest(), config, Path(file.name)))
+
+
+def digest(text: str) -> str:
+    """A short name of something that follows from this text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _config(layer: str, entrypoint: Sequence[str], labels: Mapping[str, str]) -> bytes:
+    """The settings of an image whose only layer has this SHA-256."""
+    machine = platform.machine()
+    return json.dumps(
+        {
+            "architecture": ARCHITECTURES.get(machine, machine),
+            "os": "linux",
+            "created": "1970-01-01T00:00:00Z",
+            "config": {
+                "Entrypoint": list(entrypoint),
+                "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+                "Labels": dict(labels),
+            },
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer}"]},
+            "history": [{"created_by": "caisson"}],
+        }
+    ).encode()
 
 
 def _merged(path: str) -> str:

@@ -11,6 +11,9 @@ from app import certificates
 from app.backends.driver import ClusterAbility, ClusterDriver, ClusterSpec
 from app.errors import EngineError, Invalid, Unsupported
 from tests.conformance.yard import YARDS, Yard, resized
+from tests.stack import kubernetes
+
+pytestmark = pytest.mark.timeout(kubernetes.SECONDS)
 
 
 @pytest.fixture(params=list(YARDS))

@@ -15,6 +15,7 @@ import pytest
 
 from app.backends.docker import DockerEngine
 from app.backends.driver import ClusterDriver, ClusterSeen, ClusterSpec, Keys, NodeGroupSpec, Progress
+from app.backends.kubernetes import KubernetesDriver
 from app.backends.swarm import SwarmDriver
 from app.certificates import make_authority
 from app.settings import BackendSettings, Settings
@@ -163,4 +164,30 @@ def swarm_yard(request: pytest.FixtureRequest) -> Yard:
     return Yard(driver, twin, "swarm-mode", image, newer, stop, engine.clusters, seconds=150.0, clean=clean)
 
 
-YARDS: dict[str, Callable[[pytest.FixtureRequest], Yard]] = {"fake": fake_yard, "swarm": swarm_yard}
+def kubernetes_yard(request: pytest.FixtureRequest) -> Yard:
+    """Kubernetes on the Docker engine of this machine."""
+    backend = BackendSettings(url=request.getfixturevalue("docker_url"))
+    engine, other = (DockerEngine("docker", backend, Settings()) for _ in range(2))
+
+    async def stop(cluster: UUID, name: str) -> None:
+        for node in await engine.nodes(cluster):
+            if node.name == name:
+                await engine.stop_node(node.ref, 0)
+
+    async def clean() -> None:
+        await engine.close()
+        await other.close()
+
+    image, newer = (request.getfixturevalue(name) for name in ("kubernetes_image", "next_kubernetes_image"))
+    driver, twin = (KubernetesDriver(one, Settings()) for one in (engine, other))
+    sizes = (0.0, 0)  # less than the machine has would make it slower than it is
+    return Yard(
+        driver, twin, "kubernetes", image, newer, stop, engine.clusters, sizes=sizes, seconds=150.0, clean=clean
+    )
+
+
+YARDS: dict[str, Callable[[pytest.FixtureRequest], Yard]] = {
+    "fake": fake_yard,
+    "swarm": swarm_yard,
+    "kubernetes": kubernetes_yard,
+}
