@@ -109,6 +109,11 @@ class Caisson:
     def settings(self) -> Settings:
         return self.running.settings
 
+    @property
+    def projects(self) -> list[str]:
+        """The ids of those that were used by now."""
+        return list(self._projects.values())
+
     async def project(self, name: str) -> str:
         """The id of ``alpha`` or ``beta``."""
         if name not in self._projects:

@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import httpx
+from sqlmodel import col, select
 
+from app.db import EVERYTHING
+from app.models import Action, Cluster, ClusterKey, NodeGroup
 from tests.api.caisson import Caisson, eventually
 from tests.fake_driver import FakeDriver
 
@@ -74,6 +78,21 @@ class Clusters:
             return (await self.ask("GET", path)).status_code == 404
 
         await eventually(absent, lambda: f"{path} is still there")
+
+    async def forget(self) -> None:
+        """Drop all that there is of clusters of these projects, as if it had never been."""
+        projects = self.caisson.projects
+        async with self.caisson.running.gateway.database.transaction(EVERYTHING) as session:
+            rows: list[Any] = list(await session.exec(select(Cluster).where(col(Cluster.project_id).in_(projects))))
+            uuids = [row.uuid for row in rows]
+            rows += list(await session.exec(select(NodeGroup).where(col(NodeGroup.cluster_id).in_(uuids))))
+            rows += list(await session.exec(select(ClusterKey).where(col(ClusterKey.cluster_id).in_(uuids))))
+            open_actions = select(Action).where(col(Action.resource_id).in_(uuids), col(Action.finished_at).is_(None))
+            for row in (*await session.exec(open_actions), *rows):
+                await session.delete(row)
+        for uuid in uuids:
+            if self.driver.nodes(UUID(uuid)):
+                self.driver.vanish(UUID(uuid))
 
     async def patch(self, uuid: str, *operations: tuple[str, Any], **more: Any) -> httpx.Response:
         """Ask for replacements (path, value); a value of None removes."""

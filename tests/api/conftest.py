@@ -9,6 +9,7 @@ import structlog
 
 from tests.api import caisson as place
 from tests.api.caisson import Caisson, Running
+from tests.api.clusters import Clusters
 from tests.stack.postgres import Postgres
 
 # The default shows tracebacks with all variables, which takes seconds for each.
@@ -30,10 +31,18 @@ async def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     server.drop(name)
 
 
+@pytest_asyncio.fixture(loop_scope="session")
+async def caisson(shared: Running) -> AsyncIterator[Caisson]:
+    """Two empty projects on the shared application. What is left of clusters goes: all of them are watched together."""
+    projects = Caisson(shared)
+    yield projects
+    await Clusters(projects).forget()
+
+
 @pytest.fixture
-def caisson(shared: Running) -> Caisson:
-    """Two empty projects on the shared application."""
-    return Caisson(shared)
+def clusters(caisson: Caisson) -> Clusters:
+    """The clusters of these projects."""
+    return Clusters(caisson)
 
 
 @pytest.fixture(scope="session")

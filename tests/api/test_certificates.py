@@ -10,16 +10,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from app.policy import Policy
-from tests.api.caisson import Caisson
 from tests.api.clusters import Clusters
 from tests.api.test_magnum_versions import magnum_error
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-
-@pytest.fixture
-def clusters(caisson: Caisson) -> Clusters:
-    return Clusters(caisson)
 
 
 @pytest.fixture(scope="module")

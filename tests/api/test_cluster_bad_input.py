@@ -92,11 +92,6 @@ QUOTA: list[tuple[Any, str]] = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def clusters(caisson: Caisson) -> Clusters:
-    return Clusters(caisson)
-
-
 @pytest.mark.parametrize(("fields", "status", "said"), CREATE)
 async def test_create(standing: Caisson, fields: dict[str, Any], status: int, said: str) -> None:
     clusters = Clusters(standing)

@@ -1,6 +1,7 @@
 """Clusters from create to delete: answers, versions, states, and what becomes of failures."""
 
 import asyncio
+from contextvars import ContextVar
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,7 +11,7 @@ from sqlalchemy import event
 from app.backends.driver import ClusterAbility, ClusterFailed
 from app.db import EVERYTHING
 from app.models import Cluster, ClusterQuota, NodeGroup
-from tests.api.caisson import Caisson, eventually
+from tests.api.caisson import eventually
 from tests.api.clusters import Clusters
 from tests.api.test_magnum_versions import magnum_error
 
@@ -26,11 +27,7 @@ FULL = SHORT | {
     "floating_ip_enabled", "master_lb_enabled", "labels_overridden", "labels_added", "labels_skipped", "created_at",
     "updated_at",
 }  # fmt: skip
-
-
-@pytest.fixture
-def clusters(caisson: Caisson) -> Clusters:
-    return Clusters(caisson)
+ASKING: ContextVar[bool] = ContextVar("asking", default=False)
 
 
 async def test_a_whole_life(clusters: Clusters) -> None:
@@ -178,18 +175,18 @@ async def test_a_hundred_clusters_in_three_queries(clusters: Clusters) -> None:
         asked: list[str] = []
 
         def note(conn: Any, cursor: Any, statement: str, *rest: Any, into: list[str] = asked) -> None:
-            into.append(statement)
+            if ASKING.get():  # and not the worker
+                into.append(statement)
 
         event.listen(engine, "before_cursor_execute", note)
+        mark = ASKING.set(True)
         listed = await clusters.ok("GET", f"clusters{part}")
+        ASKING.reset(mark)
         event.remove(engine, "before_cursor_execute", note)
         assert len(listed["clusters"]) == 100
         assert {row["node_count"] for row in listed["clusters"]} == {1}
         mine = [statement for statement in asked if "FROM cluster" in statement or "FROM node_group" in statement]
         assert 0 < len(mine) <= 3
-    async with database.transaction(EVERYTHING) as session:
-        for row in rows:
-            await session.delete(row)
 
 
 async def test_no_more_than_the_quota_whatever_comes_at_once(clusters: Clusters) -> None:
@@ -521,12 +518,12 @@ async def test_quotas(clusters: Clusters) -> None:
     listed = (await clusters.ok("GET", "quotas?all_tenants=True", who="admin"))["quotas"]
     assert project in [row["project_id"] for row in listed]
     foreign = await clusters.caisson.project("beta")
-    await clusters.ok("POST", "quotas", {"project_id": foreign}, who="admin")
-    page = await clusters.ok("GET", f"quotas?all_tenants=1&limit=1&marker={made['id'] - 1}", who="admin")
-    assert [row["project_id"] for row in page["quotas"]] == [project]
-    assert page["next"].endswith(f"marker={made['id']}")
-    page = (await clusters.caisson.call("GET", page["next"], who="admin", version="container-infra 1.14")).json()
+    other = (await clusters.ask("POST", "quotas", {"project_id": foreign}, who="admin")).json()
+    page = await clusters.ok("GET", f"quotas?all_tenants=1&limit=1&marker={made['id']}", who="admin")
     assert [row["project_id"] for row in page["quotas"]] == [foreign]
+    assert page["next"].endswith(f"all_tenants=1&marker={other['id']}")
+    page = (await clusters.caisson.call("GET", page["next"], who="admin", version="container-infra 1.14")).json()
+    assert page["quotas"] == []
     for query in ("marker=x", "all_tenants=maybe", "limit=0", "bogus=1"):
         magnum_error(await clusters.ask("GET", f"quotas?{query}", who="admin"), 400)
     magnum_error(await clusters.ask("GET", f"quotas?marker={2**70}", who="admin"), 404)

@@ -6,7 +6,6 @@ from uuid import UUID, uuid4
 import pytest
 
 from app.backends.driver import ClusterFailed
-from tests.api.caisson import Caisson
 from tests.api.clusters import Clusters
 from tests.api.test_magnum_versions import magnum_error
 
@@ -21,11 +20,6 @@ MORE = {
     "labels_added", "labels_skipped", "links",
 }  # fmt: skip
 LATER = {"id", "status", "status_reason", "stack_id", "version", "node_addresses", "created_at", "updated_at"}
-
-
-@pytest.fixture
-def clusters(caisson: Caisson) -> Clusters:
-    return Clusters(caisson)
 
 
 async def test_the_default_ones(clusters: Clusters) -> None:
