@@ -19,17 +19,17 @@ def show(line: str) -> None:
 def main() -> None:
     """One process for all, as a user's would be."""
     parts = sys.argv[1:] or ["lifecycle", "reads", "streams", "watching"]
-    if "watching" in parts:
-        show(asyncio.run(watching.measure()))
-    if parts == ["watching"]:
-        return
     stack = Stack.open()
     try:
         if "reads" in parts:
             debian.program("wrk")
         os.environ["DOCKER_HOST"] = url = docker.engine(stack)
         images.build(url)
-        run(parts)
+        if "watching" in parts:
+            show(asyncio.run(watching.measure()))
+            show(asyncio.run(watching.look(url)))
+        if set(parts) - {"watching"}:
+            run(parts)
         if "reads" in parts:
             server = postgres.Postgres(postgres.start(stack))
             on_postgresql(server.create("benchmark"))

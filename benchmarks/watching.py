@@ -1,26 +1,31 @@
-"""What it costs to watch clusters that nothing happens to: Caisson's own part, with the driver in memory.
-
-A real driver's part comes on top: what it asks of the engine and of each cluster's API.
-"""
+"""What it costs to watch clusters that nothing happens to: Caisson's own part, with the driver in memory, and the part
+of a real driver, which asks the engine and the cluster's API."""
 
 import asyncio
 import logging
 import tempfile
 import time
 from pathlib import Path
+from uuid import uuid4
 
 import structlog
 from sqlmodel import select
 
+from app.backends.docker import DockerEngine
+from app.backends.driver import ClusterSpec, Keys, NodeGroupSpec, Progress
+from app.backends.swarm import SwarmDriver
+from app.certificates import make_authority
 from app.cluster_watch import watch_id
 from app.db import EVERYTHING
 from app.models import Action, Cluster, ClusterStatus
-from app.settings import ClusterSettings
+from app.settings import BackendSettings, ClusterSettings, Settings
+from scripts.nodes import swarm
 from tests.api.caisson import Running, eventually, running
 from tests.api.yard import Yard
 
 CLUSTERS = 100
 SECONDS = 10.0  # that are measured, at a round each second
+LOOKS = 50
 NORMAL = ClusterSettings().health_seconds
 
 
@@ -41,6 +46,34 @@ async def measure() -> str:
     return (
         f"watching {CLUSTERS} clusters, Caisson's own part: {each * 1000:.0f} ms of processor a round, "
         f"{100 * each / NORMAL:.2f} % of a core at one in {NORMAL:g} s (aim < 5)"
+    )
+
+
+async def look(url: str) -> str:
+    """The processor time of `LOOKS` looks at a swarm of one node, as a share of a core for `CLUSTERS` of them."""
+    engine = DockerEngine("docker", BackendSettings(url=url), Settings())
+    driver = SwarmDriver(engine, Settings())
+    image = await asyncio.to_thread(lambda: swarm.build(url)[0])
+    etcd, front_proxy, accounts = (make_authority(name) for name in ("etcd", "front-proxy", "accounts"))
+    keys = Keys(make_authority("cluster"), etcd, front_proxy, accounts=accounts.key)
+    group = NodeGroupSpec(uuid4(), "default-master", "master", 1, image, 1.0, 512)
+    spec = ClusterSpec(uuid4(), uuid4().hex, "bench", "swarm-mode", [group], keys=keys)
+    try:
+        progress = Progress(False)
+        while not progress.done:
+            await asyncio.sleep(progress.after)
+            progress = await driver.converge(spec, progress.memo)
+        spent = time.process_time()
+        for _ in range(LOOKS):
+            await driver.observe(spec)
+        each = (time.process_time() - spent) / LOOKS
+    finally:
+        await driver.delete(spec.uuid)
+        await driver.close()
+        await engine.close()
+    return (
+        f"one look at a swarm: {each * 1000:.1f} ms of processor, {100 * each * CLUSTERS / NORMAL:.2f} % of a core for "
+        f"{CLUSTERS} of them"
     )
 
 
