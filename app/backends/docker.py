@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import shutil
+import ssl
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
@@ -66,12 +67,14 @@ class DockerEngine(DockerChanges, DockerNodes, DockerGroups, DockerWires, Docker
     pull_patience = 120.0
     watch_patience = 300.0
 
-    def __init__(self, name: str, backend: BackendSettings, settings: Settings) -> None:
+    def __init__(
+        self, name: str, backend: BackendSettings, settings: Settings, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.name = name
         self.installation = None
         # Whether disks can be limited, and packets filtered, is known after the first ping.
         self.abilities = frozenset(Ability) - {Ability.DISK_QUOTA, Ability.VOLUME_SIZE, Ability.FIREWALL}
-        self.calls = Calls(name, backend.url, backend.concurrency or 2 * (os.cpu_count() or 1))
+        self.calls = Calls(name, backend.url, backend.concurrency or 2 * (os.cpu_count() or 1), tls)
         self._settings = settings
         self._may_filter: bool | None = None
         self.tables = nftables.Tables(f"{settings.database} {name}")

@@ -73,7 +73,8 @@ class Session:
             reply.close()
         await self.client.close()
         if self._connector is not None:
-            await self._connector.close()
+            # Saying goodbye over TLS would outlive the loop that is being closed.
+            await self._connector.close(abort_ssl=True)
 
 
 def _connect(url: str, tls: ssl.SSLContext | None) -> tuple[Docker, aiohttp.BaseConnector | None]:

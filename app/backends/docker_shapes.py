@@ -20,6 +20,7 @@ from app.backends.engine import (
     EngineEvent,
     EngineInfo,
     GroupSpec,
+    HealthCheck,
     ImageFound,
     ImageSeen,
     Port,
@@ -117,14 +118,19 @@ def create_body(
         body["Labels"][LABEL_GROUP] = str(spec.group)
         body["HostConfig"] |= {"NetworkMode": f"container:{sandbox}", "IpcMode": f"container:{sandbox}"}
         body = without_network(body)
-    if check := spec.healthcheck:
-        body["Healthcheck"] = {
-            "Test": ["CMD-SHELL", check.command],
-            "Interval": (check.interval or 0) * NANOSECONDS,
-            "Timeout": (check.timeout or 0) * NANOSECONDS,
-            "Retries": check.retries or 0,
-        }
+    if spec.healthcheck:
+        body["Healthcheck"] = healthcheck(spec.healthcheck)
     return body
+
+
+def healthcheck(check: HealthCheck) -> dict[str, Any]:
+    """Docker's words for a health check."""
+    return {
+        "Test": ["CMD-SHELL", check.command],
+        "Interval": (check.interval or 0) * NANOSECONDS,
+        "Timeout": (check.timeout or 0) * NANOSECONDS,
+        "Retries": check.retries or 0,
+    }
 
 
 def _host_config(spec: ContainerSpec, log_max_mib: int, publish_address: str) -> dict[str, Any]:

@@ -209,16 +209,25 @@ class DockerStreams:
             pause = min(pause * 1.5, 0.05)
 
     async def _signal_exec(self, ref: str, exec_id: str, number: signal.Signals) -> None:
-        """Send a signal to the command and to all that it started, as far as they are processes of this host."""
-        if not self.calls.is_local:
+        """Send a signal to the command and to all that it started, where its host can be told to."""
+        if not self._reaches_processes:
             return
         with suppress(EngineError, OSError):
             document = await self._exec(ref, exec_id)
             if not document["Running"] or not document["Pid"]:
                 return
             table = await self.calls.call("GET", f"{container_path(ref)}/top", {"ps_args": "-eo pid,ppid"})
-            for pid in _family(document["Pid"], table["Processes"] or ()):
-                _send(pid, ref, number)
+            await self._signal(ref, _family(document["Pid"], table["Processes"] or ()), number)
+
+    @property
+    def _reaches_processes(self) -> bool:
+        """Whether the engine's processes can be told anything: those of this host."""
+        return self.calls.is_local
+
+    async def _signal(self, ref: str, pids: Sequence[int], number: signal.Signals) -> None:
+        """Send a signal to those of these processes that are a container's."""
+        for pid in pids:
+            _send(pid, ref, number)
 
 
 class _Upgraded(Upgraded):

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Protocol, runtime_checkable
 from uuid import UUID
 
-from app.backends.engine import ContainerEngine, ExecResult, State
+from app.backends.engine import ContainerEngine, ExecResult, State, Tars
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +127,7 @@ class Nodes(Protocol):
 
 class NodeHost(ContainerEngine, Nodes, Protocol):
     """An engine that has ability NODE."""
+
+
+class ImageHost(NodeHost, Tars, Protocol):
+    """One whose images can be copied into its nodes as well."""

@@ -5,7 +5,8 @@ the cluster's own authority over TLS, which this driver uses as everybody does.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
 from uuid import UUID
 
 from app.backends import swarm_plan as planning
@@ -19,10 +20,11 @@ from app.backends.driver import (
     Progress,
 )
 from app.backends.engine import ContainerEngine, State
-from app.backends.nodes import NodeHost, NodeSeen
+from app.backends.nodes import ImageHost, NodeHost, NodeSeen
 from app.backends.swarm_api import Apis, Contexts, Member, NodeError
+from app.backends.swarm_engine import SwarmEngine
+from app.backends.swarm_nodes import Endpoint
 from app.backends.swarm_steps import Steps, not_ready, why_stopped
-from app.errors import Unsupported
 from app.settings import Settings
 
 NO_MESH = (
@@ -47,12 +49,14 @@ class SwarmDriver:
             ClusterAbility.NODE_GROUPS,
             ClusterAbility.RESIZE_MASTERS,
             ClusterAbility.ROTATE_CA,
+            ClusterAbility.CONTAINERS,
         }
     )
 
     def __init__(self, host: NodeHost, settings: Settings) -> None:
         self._host = host
         self._settings = settings.clusters
+        self._all_settings = settings
         self._contexts = Contexts()
         self._mesh: bool | None = None
 
@@ -92,11 +96,28 @@ class SwarmDriver:
         return await self._host.remove_cluster(cluster)
 
     def engine(self, spec: ClusterSpec) -> ContainerEngine:
-        """Raises Unsupported: a swarm runs services; see `abilities`."""
-        raise Unsupported("containers are not placed on clusters of Docker Swarm")
+        """Containers as services of one replica; see `app.backends.swarm_engine`."""
+        where = partial(self._endpoints, spec)
+        return SwarmEngine(f"cluster:{spec.uuid}", where, cast(ImageHost, self._host), self._all_settings)
 
     async def close(self) -> None:
         """Connections live as long as a call."""
+
+    async def _endpoints(self, spec: ClusterSpec) -> Sequence[Endpoint]:
+        """Where its nodes are asked; tasks may still be on those that are to leave."""
+        found = planning.plan(spec, await self._host.nodes(spec.uuid))
+        nodes = [(wish.seen, wish.manager) for wish in found.wishes if wish.seen is not None]
+        nodes += [(seen, False) for seen in found.surplus]
+        return [
+            Endpoint(
+                address=seen.address,
+                url=f"tcp://{seen.address}:{planning.port(spec)}",
+                tls=self._contexts.of(spec, seen.labels.get(planning.TRUST, "")) if spec.tls else None,
+                manager=manager,
+                ref=seen.ref,
+            )
+            for seen, manager in nodes
+        ]
 
     async def _look(self, spec: ClusterSpec, nodes: Sequence[NodeSeen], apis: Apis) -> ClusterSeen:
         found = planning.plan(spec, nodes)

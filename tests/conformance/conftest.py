@@ -1,23 +1,48 @@
-"""Every test here runs once on each engine."""
+"""Every test here runs once on each engine that has the abilities which its mark ``needs`` names."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from secrets import token_hex
 
 import pytest
 
-from tests.conformance.place import Place, docker_place, fake_place
+from app.backends import swarm_engine
+from app.backends.driver import ClusterSpec
+from app.backends.engine import Ability
+from tests.conformance.place import Place, docker_place, fake_place, swarm, swarm_place
+
+LANES = {"fake": frozenset(Ability), "docker": frozenset(Ability), "swarm": swarm_engine.ABILITIES}
 
 
-@pytest.fixture(params=["fake", "docker"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Choose the engines of a test: what one cannot do is not asked of it."""
+    if "place" in metafunc.fixturenames:
+        needs = {ability for mark in metafunc.definition.iter_markers("needs") for ability in mark.args}
+        metafunc.parametrize("place", [name for name, has in LANES.items() if needs <= has], indirect=True)
+
+
+@pytest.fixture
 async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
     """An engine and its surroundings; what the test made is removed afterwards."""
     with ExitStack() as stop:
-        made = fake_place() if request.param == "fake" else docker_place(request, stop)
+        match request.param:
+            case "fake":
+                made = fake_place()
+            case "docker":
+                made = docker_place(request, stop)
+            case _:
+                made = swarm_place(request, stop)
         yield made
         await made.clean_up()
-        await made.engine.close()
-        await made.twin.close()
+        for engine in (made.engine, made.twin, *made.below):
+            await engine.close()
+
+
+@pytest.fixture(scope="session")
+def swarm_cluster(docker_url: str, swarm_image: str) -> Iterator[ClusterSpec]:
+    """A swarm of this session."""
+    with swarm(docker_url, swarm_image) as spec:
+        yield spec
 
 
 @pytest.fixture

@@ -1,20 +1,25 @@
 """An engine together with what a test needs around it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import UUID, uuid4
 
 import pytest
 from pydantic import SecretStr
 
 from app.backends.docker import make
+from app.backends.driver import ClusterSpec, Keys, NodeGroupSpec
 from app.backends.engine import ContainerEngine, ContainerSpec, LogOptions, Networks, RegistryLogin, Seen, State
+from app.backends.nodes import NodeHost
+from app.backends.swarm import SwarmDriver
 from app.backends.wires import Guards, Wires
+from app.certificates import make_authority
 from app.settings import BackendSettings, KeystoneSettings, Settings
 from tests.conformance.index import serve_index
 from tests.fake import FakeEngine
@@ -38,6 +43,7 @@ class Place:
         index: makes an index that knows one image of this name; returns the term that finds it.
         project: a project of this test alone.
         wires: the networks that this test made by their ids.
+        below: further engines, to be closed with it.
     """
 
     engine: ContainerEngine
@@ -48,6 +54,7 @@ class Place:
     index: Callable[[str], str]
     project: str = field(default_factory=lambda: token_hex(16))
     wires: list[str] = field(default_factory=list)
+    below: Sequence[ContainerEngine] = ()
 
     def spec(self, *command: str, **wishes: Any) -> ContainerSpec:
         """A wish for a container of this test's project, with no network unless asked."""
@@ -149,3 +156,41 @@ def docker_place(request: pytest.FixtureRequest, stop: ExitStack) -> Place:
         return f"{host}/{name}"
 
     return Place(engine, twin, image, registry.host, publish, index)
+
+
+def swarm_place(request: pytest.FixtureRequest, stop: ExitStack) -> Place:
+    """A swarm of one node, on the engine of `docker_place`, which has the images."""
+    spec: ClusterSpec = request.getfixturevalue("swarm_cluster")
+    below = docker_place(request, stop)
+    engine, twin = (SwarmDriver(cast(NodeHost, host), Settings()).engine(spec) for host in (below.engine, below.twin))
+    return Place(
+        engine, twin, below.image, below.registry, below.publish, below.index, below.project,
+        below=(below.engine, below.twin),
+    )  # fmt: skip
+
+
+@contextmanager
+def swarm(url: str, image: str) -> Iterator[ClusterSpec]:
+    """A swarm of one node, that is there until the block ends."""
+    keys = Keys(make_authority("cluster"), make_authority("etcd"), make_authority("front-proxy"), accounts="")
+    masters = NodeGroupSpec(uuid4(), "default-master", "master", 1, image, 0, 0)
+    spec = ClusterSpec(uuid4(), token_hex(16), "conformance", "swarm", [masters], keys=keys)
+
+    async def each(call: Callable[[SwarmDriver], Awaitable[bool]]) -> None:
+        host = cast(NodeHost, make("docker", BackendSettings(url=url), Settings()))
+        await until(lambda: call(SwarmDriver(host, Settings())), 150)
+        await host.close()
+
+    async def ready(driver: SwarmDriver) -> bool:
+        return (await driver.converge(spec, {})).done
+
+    async def gone(driver: SwarmDriver) -> bool:
+        return await driver.delete(spec.uuid)
+
+    # Not in this thread, whose event loop runs already.
+    with ThreadPoolExecutor(1) as aside:
+        try:
+            aside.submit(asyncio.run, each(ready)).result()
+            yield spec
+        finally:
+            aside.submit(asyncio.run, each(gone)).result()

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from app.archives import one_file
-from app.backends.engine import Commits, Copies, State
+from app.backends.engine import Ability, Commits, Copies, State
 from app.errors import EngineError, Gone, Refused
 from tests.conformance.place import Place
 
@@ -31,8 +31,19 @@ async def content(place: Place, ref: str, path: str) -> bytes:
         return file.read()
 
 
-@pytest.mark.parametrize("state", [State.CREATED, State.RUNNING, State.PAUSED, State.EXITED])
-async def test_files_go_in_and_out_in_every_state(place: Place, state: State) -> None:
+@pytest.mark.needs(Ability.COPY)
+@pytest.mark.parametrize("state", [State.RUNNING, State.EXITED])
+async def test_files_go_in_and_out(place: Place, state: State) -> None:
+    await _in_and_out(place, state)
+
+
+@pytest.mark.needs(Ability.COPY, Ability.INJECT, Ability.PAUSE)
+@pytest.mark.parametrize("state", [State.CREATED, State.PAUSED])
+async def test_files_go_in_and_out_of_what_has_not_started_or_is_frozen(place: Place, state: State) -> None:
+    await _in_and_out(place, state)
+
+
+async def _in_and_out(place: Place, state: State) -> None:
     uuid = uuid4()
     seen = await place.engine.create(uuid, place.spec(*SLEEPER))
     if state is not State.CREATED:
@@ -57,6 +68,7 @@ async def test_files_go_in_and_out_in_every_state(place: Place, state: State) ->
             await place.engine.unpause(seen.ref)  # type: ignore[attr-defined]
 
 
+@pytest.mark.needs(Ability.COPY, Ability.INJECT)
 async def test_paths_that_are_not_there(place: Place) -> None:
     seen = await place.engine.create(uuid4(), place.spec(*SLEEPER))
     await copies(place).put_archive(seen.ref, "/tmp", one_file("note", b"content"))
@@ -70,6 +82,7 @@ async def test_paths_that_are_not_there(place: Place) -> None:
         await copies(place).put_archive(seen.ref, "/tmp/note", one_file("note", b""))
 
 
+@pytest.mark.needs(Ability.COPY, Ability.COMMIT)
 @pytest.mark.parametrize("ref", ["0" * 64, "../info"])
 async def test_a_container_that_is_not_there(place: Place, ref: str) -> None:
     for call in (
@@ -91,6 +104,7 @@ def name() -> str:
     return f"conformance.invalid/commit:{token_hex(6)}"
 
 
+@pytest.mark.needs(Ability.COMMIT)
 @pytest.mark.parametrize("running", [True, False])
 async def test_a_commit_is_the_container_as_it_was(place: Place, running: bool) -> None:
     uuid, image = uuid4(), name()
@@ -114,6 +128,7 @@ async def test_a_commit_is_the_container_as_it_was(place: Place, running: bool) 
         await place.engine.remove_image(image)
 
 
+@pytest.mark.needs(Ability.UPDATE)
 async def test_limits_change_in_place(place: Place) -> None:
     seen = await place.run(*SLEEPER, cpu=0.5, memory=32)
     await place.engine.update(seen.ref, 1.0, 64)  # type: ignore[attr-defined]  # every engine here can

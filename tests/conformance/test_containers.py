@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from app.backends.engine import ContainerEngine, HealthCheck, Kills, Pauses, Port, Restart, State, Updates
+from app.backends.engine import Ability, ContainerEngine, HealthCheck, Kills, Pauses, Port, Restart, State, Updates
 from app.errors import Gone, Refused, Taken
 from tests.conformance.place import Place, until
 from tests.conformance.protocols import PROTOCOLS
@@ -199,6 +199,7 @@ async def test_restart_of_what_runs_and_of_what_does_not(place: Place) -> None:
     assert (await place.seen(seen.uuid)).state is State.RUNNING
 
 
+@pytest.mark.needs(Ability.RETRIES)
 async def test_a_restart_policy_brings_it_back(place: Place) -> None:
     seen = await place.run("sh", "-c", "echo again; exit 3", restart=Restart("on-failure", 2))
 
@@ -276,6 +277,7 @@ async def test_find_of_what_is_absent(place: Place) -> None:
     assert await place.engine.find(uuid4()) is None
 
 
+@pytest.mark.needs(Ability.NETWORK)
 async def test_a_published_port_belongs_to_one(place: Place) -> None:
     port = free_port()
     first = await place.run("sleep", "1000", ports=[Port(80, host_port=port)], network=await _network(place))
@@ -290,6 +292,7 @@ async def test_a_published_port_belongs_to_one(place: Place) -> None:
     assert (await place.seen(second.uuid)).state is State.RUNNING
 
 
+@pytest.mark.needs(Ability.PAUSE)
 async def test_pause_and_unpause_twice(place: Place) -> None:
     seen = await place.run("sleep", "1000")
     assert isinstance(place.engine, Pauses)
@@ -307,6 +310,7 @@ async def test_pause_and_unpause_twice(place: Place) -> None:
             await call
 
 
+@pytest.mark.needs(Ability.PAUSE)
 async def test_stop_of_what_is_paused(place: Place) -> None:
     seen = await place.run("sleep", "1000")
     assert isinstance(place.engine, Pauses)
@@ -315,6 +319,7 @@ async def test_stop_of_what_is_paused(place: Place) -> None:
     assert (await place.seen(seen.uuid)).state is State.EXITED
 
 
+@pytest.mark.needs(Ability.KILL)
 async def test_kill(place: Place) -> None:
     seen = await place.run("sleep", "1000")
     assert isinstance(place.engine, Kills)
@@ -327,6 +332,7 @@ async def test_kill(place: Place) -> None:
         await place.engine.kill(seen.ref, "SIGKILL")
 
 
+@pytest.mark.needs(Ability.UPDATE)
 async def test_update_of_limits(place: Place) -> None:
     seen = await place.run("sleep", "1000", cpu=0.5, memory=32)
     assert isinstance(place.engine, Updates)

@@ -3,8 +3,12 @@
 import asyncio
 from uuid import UUID
 
-from app.backends.engine import EngineEvent, Watches
+import pytest
+
+from app.backends.engine import Ability, EngineEvent, Watches
 from tests.conformance.place import Place, until
+
+pytestmark = pytest.mark.needs(Ability.WATCH)
 
 
 class Watcher:

@@ -4,9 +4,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from app.backends.engine import Groups, GroupSpec, Networks, Seen, State
+from app.backends.engine import Ability, Groups, GroupSpec, Networks, Seen, State
 from app.errors import EngineError, Gone
 from tests.conformance.place import Place
+
+pytestmark = pytest.mark.needs(Ability.GROUP, Ability.NETWORK)
 
 
 async def group(place: Place) -> Seen:

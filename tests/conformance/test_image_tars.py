@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from app.backends.engine import ImageSeen, Tars
+from app.backends.engine import Ability, ImageSeen, Tars
 from app.errors import Busy, Gone, Refused
 from tests.conformance.place import Place
 from tests.fake_images import archive, listing
+
+pytestmark = pytest.mark.needs(Ability.IMAGE_TAR)
 
 
 async def chunks(content: bytes, size: int = 65536) -> AsyncIterator[bytes]:

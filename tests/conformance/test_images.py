@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.backends.engine import ImageSeen, Searches
+from app.backends.engine import Ability, ImageSeen, Searches
 from app.errors import Gone, Refused, RegistryDown, Taken
 from tests.conformance.place import Place
 from tests.stack.session import free_port
@@ -93,6 +93,7 @@ async def test_credentials_are_shown_to_their_own_registry_only(place: Place, pa
             listener.accept()
 
 
+@pytest.mark.needs(Ability.SEARCH)
 async def test_search(place: Place) -> None:
     assert isinstance(place.engine, Searches)
     term = place.index("team/tool")

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from app.backends.engine import Execs, LogOptions, Measures, Pauses
+from app.backends.engine import Ability, Execs, LogOptions, Measures, Pauses
 from app.errors import Gone, Refused, Taken
 from tests.conformance.place import Place, until
 
@@ -74,6 +74,7 @@ async def test_leaving_a_log_that_is_followed(place: Place) -> None:
     assert await place.log(seen.ref) == b""
 
 
+@pytest.mark.needs(Ability.EXEC)
 async def test_a_command_inside(place: Place) -> None:
     seen = await place.run("sleep", "1000")
     assert isinstance(place.engine, Execs)
@@ -82,6 +83,7 @@ async def test_a_command_inside(place: Place) -> None:
     assert (await place.engine.execute(seen.ref, ["false"], 30)).exit_code == 1
 
 
+@pytest.mark.needs(Ability.EXEC)
 async def test_an_unknown_command_inside(place: Place) -> None:
     seen = await place.run("sleep", "1000")
     assert isinstance(place.engine, Execs)
@@ -91,6 +93,7 @@ async def test_an_unknown_command_inside(place: Place) -> None:
     assert b"not found" in done.output
 
 
+@pytest.mark.needs(Ability.EXEC, Ability.MEASURE)
 async def test_a_command_inside_that_takes_too_long(place: Place) -> None:
     seen = await place.run("sleep", "1000")
     assert isinstance(place.engine, Execs)
@@ -107,6 +110,7 @@ async def test_a_command_inside_that_takes_too_long(place: Place) -> None:
     assert (await place.engine.execute(seen.ref, ["true"], 30)).exit_code == 0
 
 
+@pytest.mark.needs(Ability.EXEC, Ability.PAUSE)
 async def test_a_command_inside_of_what_does_not_run(place: Place) -> None:
     seen = await place.run("sleep", "1000")
     assert isinstance(place.engine, Execs)
@@ -123,6 +127,7 @@ async def test_a_command_inside_of_what_does_not_run(place: Place) -> None:
         await place.engine.execute(ABSENT, ["true"], 30)
 
 
+@pytest.mark.needs(Ability.MEASURE)
 async def test_measuring(place: Place) -> None:
     seen = await place.run("sleep", "1000", memory=64)
     assert isinstance(place.engine, Measures)
@@ -136,6 +141,7 @@ async def test_measuring(place: Place) -> None:
         await place.engine.stats(ABSENT)
 
 
+@pytest.mark.needs(Ability.MEASURE)
 async def test_processes(place: Place) -> None:
     seen = await place.run("sleep", "1000")
     assert isinstance(place.engine, Measures)

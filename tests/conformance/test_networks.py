@@ -6,11 +6,12 @@ from uuid import uuid4
 
 import pytest
 
-from app.backends.engine import Networks, State
+from app.backends.engine import Ability, Networks, State
 from app.errors import Gone
 from tests.conformance.place import Place
 
 
+@pytest.mark.needs(Ability.NETWORK)
 async def test_a_project_has_one_network(place: Place) -> None:
     assert isinstance(place.engine, Networks)
     name = await place.engine.ensure_network(place.project)
@@ -24,6 +25,7 @@ async def test_a_project_has_one_network(place: Place) -> None:
     assert list((await place.seen(first.uuid)).addresses) == []
 
 
+@pytest.mark.needs(Ability.NETWORK)
 async def test_two_projects_have_two_networks(place: Place) -> None:
     assert isinstance(place.engine, Networks)
     other = token_hex(16)
@@ -31,6 +33,7 @@ async def test_two_projects_have_two_networks(place: Place) -> None:
     await place.engine.remove_network(other)
 
 
+@pytest.mark.needs(Ability.NETWORK)
 async def test_asked_for_at_once_it_is_made_once(place: Place) -> None:
     assert isinstance(place.engine, Networks)
     assert isinstance(place.twin, Networks)
@@ -45,6 +48,7 @@ async def test_asked_for_at_once_it_is_made_once(place: Place) -> None:
         await place.engine.remove_network(place.project)
 
 
+@pytest.mark.needs(Ability.NETWORK)
 async def test_remove_twice_and_not_while_it_is_used(place: Place) -> None:
     assert isinstance(place.engine, Networks)
     name = await place.engine.ensure_network(place.project)
@@ -61,6 +65,7 @@ async def test_remove_twice_and_not_while_it_is_used(place: Place) -> None:
         await place.engine.remove_network(place.project)
 
 
+@pytest.mark.needs(Ability.NETWORK)
 async def test_odd_project_ids(place: Place) -> None:
     assert isinstance(place.engine, Networks)
     for project in ("a/b c", "ü" * 40, "x" * 255, "-", place.project):
@@ -76,11 +81,13 @@ async def test_a_container_without_a_network(place: Place) -> None:
     assert list(seen.addresses) == []
 
 
+@pytest.mark.needs(Ability.NETWORK)
 async def test_a_container_in_a_network_that_is_not_there(place: Place) -> None:
     with pytest.raises(Gone, match="no-such-network"):
         await place.run("sleep", "1000", network="no-such-network")
 
 
+@pytest.mark.needs(Ability.NETWORK)
 async def test_off_the_network_and_on_again(place: Place) -> None:
     assert isinstance(place.engine, Networks)
     name = await place.engine.ensure_network(place.project)
@@ -101,6 +108,7 @@ async def test_off_the_network_and_on_again(place: Place) -> None:
     assert len((await place.seen(seen.uuid)).addresses) == 1
 
 
+@pytest.mark.needs(Ability.NETWORK)
 async def test_off_the_network_while_it_is_stopped(place: Place) -> None:
     assert isinstance(place.engine, Networks)
     name = await place.engine.ensure_network(place.project)

@@ -9,10 +9,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from app.backends.engine import Networks, State, Volumes
+from app.backends.engine import Ability, Networks, State, Volumes
 from app.backends.nodes import NodeNetwork, Nodes, NodeSeen, NodeSpec
 from app.errors import Gone, Refused, Taken
 from tests.conformance.place import Place
+
+pytestmark = pytest.mark.needs(Ability.NODE)
 
 STATE = "/var/lib/state"
 ABSENT = "0" * 64

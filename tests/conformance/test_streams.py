@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.backends.engine import Attaches, Execs, Pauses, Stream
+from app.backends.engine import Ability, Attaches, Execs, Pauses, Stream
 from app.errors import Gone, Refused, Taken
 from tests.conformance.place import Place, until
 
@@ -24,6 +24,7 @@ async def heard(stream: Stream, wanted: bytes = b"") -> bytes:
     return found
 
 
+@pytest.mark.needs(Ability.EXEC)
 async def test_a_command_inside_whose_output_is_followed(place: Place) -> None:
     seen = await place.run("sleep", "1000")
     assert isinstance(place.engine, Execs)
@@ -36,6 +37,7 @@ async def test_a_command_inside_whose_output_is_followed(place: Place) -> None:
         assert await stream.read() == b""
 
 
+@pytest.mark.needs(Ability.EXEC)
 async def test_a_command_inside_with_a_terminal(place: Place) -> None:
     seen = await place.run("sleep", "1000")
     assert isinstance(place.engine, Execs)
@@ -54,6 +56,7 @@ async def test_a_command_inside_with_a_terminal(place: Place) -> None:
         await place.engine.resize_exec(seen.ref, exec_id, 40, 120)
 
 
+@pytest.mark.needs(Ability.EXEC)
 async def test_a_terminal_speaks_utf_8(place: Place) -> None:
     seen = await place.run("sleep", "1000")
     assert isinstance(place.engine, Execs)
@@ -68,6 +71,7 @@ async def test_a_terminal_speaks_utf_8(place: Place) -> None:
         await heard(stream)
 
 
+@pytest.mark.needs(Ability.EXEC)
 async def test_an_exec_is_started_once_and_by_its_container_alone(place: Place) -> None:
     seen, other = await place.run("sleep", "1000"), await place.run("sleep", "1000")
     assert isinstance(place.engine, Execs)
@@ -89,6 +93,7 @@ async def test_an_exec_is_started_once_and_by_its_container_alone(place: Place) 
                 pass
 
 
+@pytest.mark.needs(Ability.EXEC, Ability.PAUSE)
 async def test_no_command_is_prepared_in_what_does_not_run(place: Place) -> None:
     seen = await place.run("sleep", "1000")
     assert isinstance(place.engine, Execs)
@@ -109,6 +114,7 @@ async def test_no_command_is_prepared_in_what_does_not_run(place: Place) -> None
         await place.engine.prepare_exec(ABSENT, ["cat"], True)
 
 
+@pytest.mark.needs(Ability.EXEC)
 async def test_a_command_inside_ends_with_its_container(place: Place) -> None:
     seen = await place.run("sleep", "1000")
     assert isinstance(place.engine, Execs)
@@ -119,6 +125,7 @@ async def test_a_command_inside_ends_with_its_container(place: Place) -> None:
         assert await reading == b""
 
 
+@pytest.mark.needs(Ability.EXEC)
 async def test_hanging_up(place: Place) -> None:
     seen = await place.run("sleep", "1000")
     assert isinstance(place.engine, Execs)
@@ -139,6 +146,7 @@ async def test_hanging_up(place: Place) -> None:
     await engine.hang_up(seen.ref, exec_id)
 
 
+@pytest.mark.needs(Ability.ATTACH)
 async def test_attaching_to_a_program_without_a_terminal(place: Place) -> None:
     seen = await place.run("cat", interactive=True)
     assert isinstance(place.engine, Attaches)
@@ -153,6 +161,7 @@ async def test_attaching_to_a_program_without_a_terminal(place: Place) -> None:
     assert await place.log(seen.ref) == b"one\ntwo\n"
 
 
+@pytest.mark.needs(Ability.ATTACH)
 async def test_attaching_to_a_terminal(place: Place) -> None:
     seen = await place.run("sh", interactive=True, tty=True)
     assert isinstance(place.engine, Attaches)
@@ -165,6 +174,7 @@ async def test_attaching_to_a_terminal(place: Place) -> None:
     await place.ended(seen.uuid)
 
 
+@pytest.mark.needs(Ability.ATTACH)
 async def test_attaching_ends_with_the_container(place: Place) -> None:
     seen = await place.run("cat", interactive=True, tty=True)
     assert isinstance(place.engine, Attaches)
@@ -174,6 +184,7 @@ async def test_attaching_ends_with_the_container(place: Place) -> None:
         assert await reading == b""
 
 
+@pytest.mark.needs(Ability.ATTACH)
 async def test_two_are_attached_at_once(place: Place) -> None:
     seen = await place.run("cat", interactive=True)
     assert isinstance(place.engine, Attaches)
@@ -182,6 +193,7 @@ async def test_two_are_attached_at_once(place: Place) -> None:
         assert await heard(one, b"said\n") == await heard(two, b"said\n") == b"said\n"
 
 
+@pytest.mark.needs(Ability.ATTACH, Ability.PAUSE)
 async def test_nothing_is_attached_to_what_does_not_run(place: Place) -> None:
     seen = await place.run("cat", interactive=True, tty=True)
     assert isinstance(place.engine, Attaches)

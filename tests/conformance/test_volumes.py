@@ -9,6 +9,8 @@ from app.backends.engine import Ability, Copies, VolumeMount, Volumes, VolumeSee
 from app.errors import EngineError, Gone, Taken
 from tests.conformance.place import Place
 
+pytestmark = pytest.mark.needs(Ability.VOLUMES, Ability.COPY)
+
 
 def volumes(place: Place) -> Volumes:
     assert isinstance(place.engine, Volumes)

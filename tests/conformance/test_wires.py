@@ -12,6 +12,8 @@ from app.backends.wires import Attachment, Guard, Guards, Rule, Wire, Wires, Wir
 from app.errors import Gone, Taken
 from tests.conformance.place import Place, until
 
+pytestmark = pytest.mark.needs(Ability.WIRE)
+
 ICMP_IN, ICMP_OUT = Rule(True, 4, 1), Rule(False, 4, 1)
 
 
