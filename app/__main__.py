@@ -1,37 +1,33 @@
-"""The command line: ``caisson serve | migrate | check | secrets … | drivers list | policy sample``."""
+"""The command line: ``caisson serve | migrate | check | backup | secrets … | drivers list | policy sample``."""
 
 import argparse
 import asyncio
 import json
 import logging
 import os
-import signal
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import structlog
-import uvicorn
 from pydantic import ValidationError
 
 from app import __version__, policy
 from app.backends import DriverKind, Engines, load, load_drivers
 from app.backends.driver import ClusterType
+from app.backup import copy
+from app.check import examine
 from app.db import Database
 from app.errors import GatewayError
 from app.lock import only_process
-from app.main import create_app
-from app.passwords import return_large_blocks
 from app.schema import Standing
 from app.sealed import rotate
+from app.server import serve
 from app.settings import Settings
 from app.vault import kept_keys, new_key
-
-WEBSOCKET_MESSAGE = 1024 * 1024  # bytes that a client may send in one
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve.add_argument("--port", type=int, help="port to listen on (CAISSON_PORT)")
     serve.add_argument("--data-dir", help="where database and keys are kept (CAISSON_DATA_DIR)")
     commands.add_parser("migrate", help="bring the database to the newest schema")
-    commands.add_parser("check", help="say whether configuration, database and engines are usable")
+    commands.add_parser("check", help="say whether settings, keys, database, identity and engines are fit to serve")
+    backup = commands.add_parser("backup", help="copy an SQLite database and its key, while it is in use")
+    backup.add_argument("folder", type=Path, help="a new folder, which can serve as a data directory")
     _secrets_parser(commands.add_parser("secrets", help="keys that encrypt secrets at rest"))
     drivers = commands.add_parser("drivers", help="show which kinds of clusters can be made")
     drivers.add_argument("what", choices=["list"])
@@ -87,6 +85,9 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     if options.command == "migrate":
         return asyncio.run(_migrate(settings))
+    if options.command == "backup":
+        print("".join(f"caisson: copied to {path}\n" for path in copy(settings, options.folder)), end="")
+        return 0
     if options.command == "secrets":
         key = kept_keys(options.key_file)[0] if options.key_file else None
         changed = asyncio.run(rotate(settings, key))
@@ -107,34 +108,7 @@ def _serve(settings: Settings) -> int:
     except OSError as error:
         print(f"caisson: cannot listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)
         return 1
-    _notice_dead_peers(listener)
-    return_large_blocks()
-    config = uvicorn.Config(
-        create_app(settings),
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=int(settings.shutdown_seconds),
-        lifespan="on",
-        # python-zunclient waits for output once it has met a ping, and no longer for what is typed.
-        ws_ping_interval=None,
-        ws_per_message_deflate=False,
-        ws_max_size=WEBSOCKET_MESSAGE,
-    )
-    server = uvicorn.Server(config)
-    # Once it has shut down, uvicorn raises the signal that asked for it once more; to be asked to end is no error here.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    with suppress(KeyboardInterrupt):
-        server.run(sockets=[listener])
-    return 0 if server.started else 1
-
-
-def _notice_dead_peers(listener: socket.socket) -> None:
-    """Connections inherit this: the system asks after idle peers, and ends what does not answer for two minutes."""
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
-        if hasattr(socket, name):
-            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return 0 if serve(settings, listener) else 1
 
 
 async def _fits(settings: Settings) -> None:
@@ -160,20 +134,14 @@ async def _migrate(settings: Settings) -> int:
 
 
 async def _check(settings: Settings) -> int:
-    """Every engine's answer, and whether the database can be reached and has the newest schema."""
-    await _migrate(settings)
-    failed = 0
-    for name, backend in settings.backends.items():
-        engine = load(name, backend, settings)
-        try:
-            info = await engine.ping()
-            print(f"caisson: engine {name}: {backend.kind} {info.version} on {info.hostname}, API {info.api_version}")
-        except GatewayError as error:
-            failed = 1
-            print(f"caisson: engine {name}: {error.title}", file=sys.stderr)
-        finally:
-            await engine.close()
-    return failed
+    """Every finding in a line; what keeps the installation from being fit goes to standard error."""
+    unfit = 0
+    async for finding in examine(settings):
+        unfit += not finding.good
+        print(f"caisson: {finding.text}", file=sys.stdout if finding.good else sys.stderr)
+    if unfit:
+        print(f"caisson: not fit to serve: {unfit} of the findings above", file=sys.stderr)
+    return 1 if unfit else 0
 
 
 async def _drivers(settings: Settings, *, details: bool, as_json: bool) -> str:

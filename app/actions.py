@@ -12,12 +12,13 @@ from typing import Any
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import ColumnElement, and_, bindparam, exists, func, or_, tuple_, update
+from sqlalchemy import ColumnElement, and_, bindparam, case, event, exists, func, literal, or_, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from app import audit
 from app.backends import Drivers
 from app.backends.engine import ContainerEngine
 from app.catalogue import Catalogue
@@ -193,6 +194,8 @@ async def cancel_older(session: AsyncSession, resource_id: str, now: float) -> b
             action.state = ActionState.CANCELLED
             action.finished_at = now
             action.message = "cancelled by a later delete"
+            tell = partial(_audit, action, action.state, action.message)
+            event.listen(session.sync_session, "after_commit", lambda _, tell=tell: tell(), once=True)
     return running
 
 
@@ -263,22 +266,36 @@ async def hurry_one(database: Database, resource_id: str) -> None:
 
 
 async def claim(
-    database: Database, backends: Sequence[str], slots: int, lease_seconds: float
+    database: Database,
+    backends: Sequence[str],
+    slots: int,
+    lease_seconds: float,
+    *,
+    share: int | None = None,
+    busy: Mapping[str, int] | None = None,
 ) -> list[tuple[Action, Any]]:
     """Take up to `slots` due actions, each with its resource (None when it has none, or it is gone).
 
     Due means: its time has come, its lease ended or was never taken, its verb is known and its backend reachable here,
-    and no older action of the same resource is unfinished. The resource's ``task_state`` is set in the same
-    transaction, unless another transaction holds the row: everybody else locks a resource before its actions, so
-    waiting for it here could wait for ever.
+    and no older action of the same resource is unfinished. Projects take turns: who has fewer running here comes first,
+    and none gets more than `share` of them; `busy` says how many each has. Recurring work belongs to no project. The
+    resource's ``task_state`` is set in the same transaction, unless another transaction holds the row: everybody else
+    locks a resource before its actions, so waiting for it here could wait for ever.
     """
     older = aliased(Action)
-    due = (
-        select(Action.id)
+    free = (
+        _open(Action.state),
+        col(Action.run_after) <= db_now(),
+        or_(col(Action.lease_until).is_(None), col(Action.lease_until) <= db_now()),
+    )
+    place = func.row_number().over(
+        partition_by=col(Action.project_id), order_by=(col(Action.run_after), col(Action.id))
+    )
+    running = case(dict(busy), value=col(Action.project_id), else_=0) if busy else literal(0)
+    turns = (
+        select(Action.id, (place + running).label("turn"))
         .where(
-            _open(Action.state),
-            col(Action.run_after) <= db_now(),
-            or_(col(Action.lease_until).is_(None), col(Action.lease_until) <= db_now()),
+            *free,
             col(Action.backend).in_(backends),
             tuple_(col(Action.resource_kind), col(Action.verb)).in_(list(STEPS)),
             ~exists().where(
@@ -289,9 +306,16 @@ async def claim(
                 )
             ),
         )
-        .order_by(col(Action.run_after), col(Action.id))
+        .cte("turns")
+    )
+    due = (
+        select(Action.id)
+        .join(turns, turns.c.id == Action.id)
+        # Asked once more of the rows themselves: another replica may have taken some since they were counted.
+        .where(*free, or_(turns.c.turn <= (share or slots), col(Action.project_id) == ""))
+        .order_by(turns.c.turn, col(Action.run_after), col(Action.id))
         .limit(slots)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, of=Action)
         .cte("due")  # evaluated once; as a plain subquery PostgreSQL might lock more than `slots` rows
     )
     take = (
@@ -443,7 +467,16 @@ async def _fenced(
             await _apply(session, row, changes, remove=remove, cancelled=cancel)
             if settle is not None and (remove or not cancel):
                 await settle(session, row)
+    if "finished_at" in values:
+        _audit(job.action, values["state"], values["message"])
     return True
+
+
+def _audit(action: Action, state: str, message: str | None) -> None:
+    """Tell how a user's action ended; recurring work is nobody's."""
+    if action.project_id:
+        who = {"project_id": action.project_id, "user_id": action.user_id, "request_id": action.request_id}
+        audit.ended(action.resource_kind, action.resource_id, action.verb, state, message, **who)
 
 
 def _open(state: str) -> ColumnElement[bool]:

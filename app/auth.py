@@ -80,6 +80,10 @@ class TokenSource(Protocol):
         """Whether there is a project with this id. Raises Busy when nobody can tell."""
         ...
 
+    async def check(self) -> None:
+        """Raises Busy when it cannot tell right now about tokens that nobody asked about yet."""
+        ...
+
     async def close(self) -> None:
         """Give back connections."""
         ...

@@ -58,7 +58,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     },
     **{status: {"model": Problems, "description": text} for status, text in _MEANINGS.items()},
 }
-_PUBLIC = ("/", "/v1", MAGNUM.root, MAGNUM.collection, "/healthcheck")
+_PUBLIC = ("/", "/v1", MAGNUM.root, MAGNUM.collection, "/healthcheck", "/livez", "/readyz")
 
 _UUID, _PROJECT = "3b1c7a52-6f0e-4a7e-9d3b-5f1f0c3f2a11", "28efb79e969e43a5b0b78ec14821c357"
 _USER = "c902c727e25d41a3a07f73af83c0530d"

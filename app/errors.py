@@ -3,7 +3,7 @@
     GatewayError(title, code)           status
       Unauthorized 401   Forbidden 403   NotFound 404   Conflict 409   WrongState 409
       Invalid 400 (FieldTooNew)   QuotaExceeded 403   Unsupported 501   UnknownVersion 406
-      TooLarge 413   WrongContentType 415   Busy 503
+      TooLarge 413   WrongContentType 415   Busy 503   SlowClient 408   TooManyRequests 429
       EngineError                       raised only below app/backends
         Gone 404   Taken 409   Refused 400 (RegistryDown)   Unavailable 503   EngineBug 502
 
@@ -94,6 +94,18 @@ class TooLarge(GatewayError):
     """A body over the configured limit (413)."""
 
     status, code = 413, "request-too-large"
+
+
+class SlowClient(GatewayError):
+    """A body that does not get complete (408)."""
+
+    status, code = 408, "request-timeout"
+
+
+class TooManyRequests(GatewayError):
+    """A project asks more than its share (429)."""
+
+    status, code = 429, "too-many-requests"
 
 
 class WrongContentType(GatewayError):

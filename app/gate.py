@@ -4,6 +4,7 @@ Order, outermost first: `Gate` (request id, path, last resort for errors), ``aut
 ``versions.VersionMiddleware``, `Intake`, then FastAPI. Zun checks in the same order: 401, 406, 404, 400.
 """
 
+import asyncio
 import json
 import re
 from typing import Any
@@ -14,7 +15,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.apis import MAGNUM, ZUN, choose, problem
-from app.errors import GatewayError, Invalid, TooLarge
+from app.errors import GatewayError, Invalid, SlowClient, TooLarge
+from app.health import Draining
 from app.versions import version_header
 
 log = structlog.get_logger("caisson.gate")
@@ -22,10 +24,13 @@ log = structlog.get_logger("caisson.gate")
 ARCHIVE = "/put_archive"
 """How the path ends of what takes an archive: its body may be larger than others, and is not stored."""
 
-OUTSIDE = ("healthcheck", "identity", "docs", "openapi.json")
+PROBES = ("healthcheck", "livez", "readyz")
+"""What balancers ask, below a prefix or not."""
+
+OUTSIDE = (*PROBES, "identity", "docs", "openapi.json")
 """First path segments that are neither Zun's nor Magnum's."""
 
-PUBLIC = frozenset({"/", "/v1", MAGNUM.root, MAGNUM.collection, "/healthcheck", "/openapi.json"})
+PUBLIC = frozenset({"/", "/v1", MAGNUM.root, MAGNUM.collection, "/openapi.json", *(f"/{name}" for name in PROBES)})
 _MUTTERED = re.compile(r"[^\x20-\x7e]")
 _ESCAPED = re.compile(rb"\\u(0000|[dD][89a-fA-F])")
 
@@ -45,7 +50,7 @@ def canonical(path: str, header: str | None = None) -> str:
     api = next((api for api in (ZUN, MAGNUM) if parts[:1] == [api.prefix]), None)
     if api is not None:
         parts = parts[1:]
-        if parts[:1] and parts[0] in OUTSIDE and parts != ["healthcheck"]:
+        if parts[:1] and parts[0] in OUTSIDE and not (len(parts) == 1 and parts[0] in PROBES):
             parts = ["v1", *parts]
     if parts == ["identity"]:
         return "/identity/"  # what is mounted has no path without the slash
@@ -62,8 +67,9 @@ def canonical(path: str, header: str | None = None) -> str:
 class Gate:
     """Gives each request an id that every answer carries, and a canonical path; what slipped through becomes a 500."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, draining: Draining) -> None:
         self.app = app
+        self._draining = draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -84,6 +90,10 @@ class Gate:
             if message["type"] == "http.response.start":
                 started = True
                 message["headers"] = [*message["headers"], (b"x-openstack-request-id", request_id.encode())]
+                if self._draining.now and not _closes(
+                    message
+                ):  # whoever keeps connections open shall open the next one elsewhere
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
@@ -96,13 +106,19 @@ class Gate:
                 await internal_error(scope)(scope, receive, send_with_id)
 
 
+def _closes(message: Message) -> bool:
+    return any(name == b"connection" for name, _ in message["headers"])
+
+
 class Intake:
     """Reads a request's body whole before anything else looks at it, up to a limit, and refuses text that no database
     can store: NUL characters and halves of surrogate pairs, wherever they are."""
 
-    def __init__(self, app: ASGIApp, limit: int, archive_limit: int = 0) -> None:
+    def __init__(self, app: ASGIApp, limit: int, archive_limit: int = 0, seconds: float = 60.0) -> None:
+        """`seconds` are for a body to come; archives get ten times as long."""
         self.app = app
         self.limit = limit
+        self.seconds = seconds
         # An archive comes in base64, or until 1.24 as text in which each of its many NUL characters takes six bytes.
         self.archive_limit = limit + 2 * archive_limit
 
@@ -116,9 +132,13 @@ class Intake:
         limit = self.archive_limit if archive else self.limit
         if {name for name, _ in scope["headers"]} & {b"content-length", b"transfer-encoding"}:
             try:
-                read = await self._read(receive, limit)
+                async with asyncio.timeout(self.seconds * (10 if archive else 1)):
+                    read = await self._read(receive, limit)
+            except TimeoutError:
+                await _hang_up(scope, receive, send, SlowClient("The request body did not come in time."))
+                return
             except TooLarge as error:
-                await render(scope, error)(scope, receive, send)
+                await _hang_up(scope, receive, send, error)
                 return
             if read is None:
                 return  # the client went away
@@ -153,6 +173,11 @@ class Intake:
             if len(body) > limit:
                 raise TooLarge(f"The request body is larger than the limit of {limit} bytes.")
         return bytes(body)
+
+
+async def _hang_up(scope: Scope, receive: Receive, send: Send, error: GatewayError) -> None:
+    """Refuse, and do not wait for the rest of the body."""
+    await render(scope, error, {"connection": "close"})(scope, receive, send)
 
 
 def _plain_type(name: bytes, value: bytes) -> tuple[bytes, bytes]:

@@ -8,6 +8,7 @@ from app.backends import Drivers, Engines
 from app.catalogue import Catalogue
 from app.cluster_zones import Zones
 from app.db import Database
+from app.health import Health
 from app.policy import Policy
 from app.settings import Settings
 from app.vault import Vault
@@ -28,5 +29,6 @@ class Gateway:
     vault: Vault
     wake: Callable[[], None]
     zones: Zones
+    health: Health
     catalogue: Catalogue | None = None
     drivers: Drivers = field(default_factory=Drivers)

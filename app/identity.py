@@ -188,6 +188,11 @@ class EmbeddedIdentity(TokenSource):
         self._key = jwk.construct(self._vault.open(row.private_pem), "ES256")
         return password if made and configured is None else None
 
+    async def check(self) -> None:
+        """See `TokenSource`: it is there when the database is."""
+        if self._key is None:
+            raise Busy("The embedded identity is not ready yet.")
+
     async def close(self) -> None:
         """Nothing to give back: the database belongs to somebody else."""
 

@@ -88,6 +88,11 @@ class Keystone(TokenSource):
             raise Busy("The identity service does not let Caisson look for projects.")
         return answer.status_code == 200
 
+    async def check(self) -> None:
+        """See `TokenSource`: it answers, and our own login works."""
+        await self.own_token()
+        await self._send("GET", "/")
+
     async def close(self) -> None:
         """Close the connections to Keystone."""
         await self._client.aclose()

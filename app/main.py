@@ -11,15 +11,18 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 import app.steps  # noqa: F401  # the worker runs what is registered by then
-from app import cluster_watch, documents, firewall, hosts, observe, refusals
+from app import audit, cluster_watch, documents, firewall, hosts, observe, refusals
+from app.auditing import Audited
 from app.auth import Authenticator, AuthMiddleware, TokenSource
 from app.backends import Drivers, Engines, load, load_drivers
 from app.cluster_zones import Zones
 from app.db import Database
 from app.gate import Gate, Intake, is_public, render
 from app.gateway import Gateway
+from app.health import Draining, Health
 from app.identity import EmbeddedIdentity, check_binding
 from app.keystone import Keystone
+from app.limits import Limits
 from app.lock import only_process
 from app.policy import Policy
 from app.routers import container_api, container_infra_api
@@ -33,10 +36,16 @@ from app.worker import Worker
 log = structlog.get_logger("caisson.main")
 
 
-def create_app(settings: Settings, engines: Engines | None = None, drivers: Drivers | None = None) -> ASGIApp:
+def create_app(
+    settings: Settings,
+    engines: Engines | None = None,
+    drivers: Drivers | None = None,
+    draining: Draining | None = None,
+) -> ASGIApp:
     """The whole service as one ASGI application. Raises Invalid for settings that cannot work.
 
-    `engines` replaces the configured ones, and `drivers` those that are installed, for tests.
+    `engines` replaces the configured ones, and `drivers` those that are installed, for tests. `draining` is set by
+    whoever serves it.
     """
     vault = open_vault(settings)
     database = Database(settings.database)
@@ -47,9 +56,11 @@ def create_app(settings: Settings, engines: Engines | None = None, drivers: Driv
     source, embedded = _identity(settings, database, vault)
     catalogue = source if isinstance(source, Keystone) else None
     worker = Worker(database, engines, settings, vault, catalogue, drivers)
+    health = Health(database, source, engines.hosts, worker, draining or Draining())
     gateway = Gateway(
         settings, database, engines, Authenticator(source, _cache_seconds(settings)), Policy(settings.policy_file),
-        vault, worker.wake, Zones(database, engines, drivers, settings, vault, worker.wake), catalogue, drivers,
+        vault, worker.wake, Zones(database, engines, drivers, settings, vault, worker.wake), health, catalogue,
+        drivers,
     )  # fmt: skip
 
     @asynccontextmanager
@@ -80,9 +91,11 @@ def create_app(settings: Settings, engines: Engines | None = None, drivers: Driv
 
 
 def _layers(api: FastAPI, gateway: Gateway) -> ASGIApp:
-    limited = Intake(api, gateway.settings.max_body_bytes, gateway.settings.max_archive_bytes)
-    versioned = VersionMiddleware(limited, render)
-    return Streams(Gate(AuthMiddleware(versioned, gateway.authenticator, is_public)), gateway)
+    settings = gateway.settings
+    taken_in = Intake(api, settings.max_body_bytes, settings.max_archive_bytes, settings.body_seconds)
+    limited = Limits(VersionMiddleware(taken_in, render), settings.limits)
+    audited = Audited(AuthMiddleware(limited, gateway.authenticator, is_public), settings.audit_reads)
+    return Streams(Gate(audited, gateway.health.draining), gateway)
 
 
 def _identity(settings: Settings, database: Database, vault: Vault) -> tuple[TokenSource, EmbeddedIdentity | None]:
@@ -104,7 +117,7 @@ def _cache_seconds(settings: Settings) -> float:
 async def _running(gateway: Gateway, worker: Worker, embedded: EmbeddedIdentity | None) -> AsyncIterator[None]:
     """Everything that lives as long as the process serves."""
     settings, database, engines = gateway.settings, gateway.database, gateway.engines
-    with only_process(settings):
+    with only_process(settings), audit.writing(settings.audit_file):
         try:
             if settings.migrate_on_start:
                 await database.migrate()
@@ -119,7 +132,7 @@ async def _running(gateway: Gateway, worker: Worker, embedded: EmbeddedIdentity 
             if gateway.catalogue is not None:
                 await firewall.ensure(database, engines.hosts)
             await gateway.zones.follow()
-            background = [asyncio.create_task(engines.keep_pinging(partial(hosts.report, database, engines, settings)))]
+            background = [asyncio.create_task(engines.keep_pinging(partial(_report, gateway)))]
             background += [
                 asyncio.create_task(observe.watch(engines[name], database, settings, worker.wake))
                 for name in engines.hosts
@@ -137,3 +150,9 @@ async def _running(gateway: Gateway, worker: Worker, embedded: EmbeddedIdentity 
             await engines.close()
             await gateway.authenticator.close()
             await database.close()
+
+
+async def _report(gateway: Gateway, engine: str) -> None:
+    """An engine answered its ping."""
+    gateway.health.answered(engine)
+    await hosts.report(gateway.database, gateway.engines, gateway.settings, engine)

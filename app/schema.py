@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +47,14 @@ class Schema:
 def look(connection: Connection) -> Schema:
     """The schema behind a connection."""
     from alembic.runtime.migration import MigrationContext
-    from alembic.script import ScriptDirectory
 
-    scripts = ScriptDirectory.from_config(_config())
-    needed = scripts.get_current_head() or ""
+    known = _revisions()
     found = MigrationContext.configure(connection).get_current_revision()
     if found is None:
-        return Schema(None, needed, Standing.EMPTY)
-    if found == needed:
-        return Schema(found, needed, Standing.CURRENT)
-    known = any(script.revision == found for script in scripts.walk_revisions())
-    return Schema(found, needed, Standing.OLD if known else Standing.NEWER)
+        return Schema(None, known[0], Standing.EMPTY)
+    if found == known[0]:
+        return Schema(found, found, Standing.CURRENT)
+    return Schema(found, known[0], Standing.OLD if found in known else Standing.NEWER)
 
 
 def upgrade(connection: Connection, target: str = "head") -> None:
@@ -69,6 +67,14 @@ def upgrade(connection: Connection, target: str = "head") -> None:
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, target)
+
+
+@cache
+def _revisions() -> tuple[str, ...]:
+    """Every revision that this program knows, the newest first."""
+    from alembic.script import ScriptDirectory
+
+    return tuple(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def _config() -> Any:

@@ -73,6 +73,16 @@ class QuotaSettings(Section):
     cpu: int = Field(20, ge=-1, description="Cores, of all containers together.")
 
 
+class LimitSettings(Section):
+    """What one project may ask of one replica. None of them can be turned off."""
+
+    rate: float = Field(1000.0, gt=0, description="Units per second; what comes faster is paced, then refused.")
+    burst: float = Field(2000.0, ge=1, description="Units that may come at once after a rest.")
+    write_cost: float = Field(10.0, ge=1, description="Units of a request that changes something; a read is 1.")
+    concurrent: int = Field(256, ge=1, description="Requests under way at a time.")
+    websockets: int = Field(200, ge=1, description="Terminals open at a time.")
+
+
 class BackendSettings(Section):
     """One engine: `kind` names an entry point of the group ``app.backends``."""
 
@@ -152,9 +162,18 @@ class Settings(BaseSettings):
 
     clusters: ClusterSettings = ClusterSettings()
 
+    accepted_advisories: list[str] = Field(
+        default_factory=list, description="CVE numbers that `caisson check` shall not count: closed by other means."
+    )
+    audit_file: Path | None = Field(None, description="Audit events go there; to standard error when absent.")
+    audit_reads: bool = Field(False, description="Audit requests as well that change nothing.")
+    limits: LimitSettings = LimitSettings()
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="A larger request body is refused with 413.")
     max_archive_bytes: int = Field(
         32 * 1024 * 1024, ge=1024, description="A larger archive is neither taken into a container nor out of one."
+    )
+    body_seconds: float = Field(
+        60.0, gt=0, description="Until a request's body is complete, otherwise 408; archives get ten times as long."
     )
     page_limit: int = Field(1000, ge=1, description="Most rows in one page (Zun's api.max_limit).")
     execute_timeout: float = Field(15.0, gt=0, description="Seconds a synchronous exec may take before 409.")
@@ -203,6 +222,9 @@ class Settings(BaseSettings):
     observe_seconds: float = Field(15.0, gt=0, description="Full comparison of rows and engine; events come at once.")
     action_deadline: float = Field(1800.0, gt=0, description="Seconds after which an unreachable engine is a failure.")
     history_days: float = Field(30.0, gt=0, description="Finished actions of deleted resources are kept this long.")
+    drain_seconds: float = Field(
+        0.0, ge=0, description="After SIGTERM it goes on serving for so long, and tells balancers to go elsewhere."
+    )
     shutdown_seconds: float = Field(20.0, gt=0, description="What running steps get after SIGTERM.")
 
     @classmethod

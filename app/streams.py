@@ -5,6 +5,7 @@ for a websocket is refused here: nothing behind this layer ever sees one.
 """
 
 import asyncio
+from collections import Counter
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import cast
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -14,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import tickets
 from app.backends.engine import Attaches, ContainerEngine, Execs, Stream
-from app.errors import EngineError, Forbidden, GatewayError, Invalid, NotFound
+from app.errors import EngineError, Forbidden, GatewayError, Invalid, NotFound, TooManyRequests
 from app.gate import canonical, render
 from app.gateway import Gateway
 from app.models import Container
@@ -48,6 +49,7 @@ class Streams:
     def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
         self.app = app
         self._gateway = gateway
+        self._open: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -88,8 +90,22 @@ class Streams:
         box = await tickets.redeem(self._gateway.database, secret, uuid, exec_id)
         if box is None or box.engine_ref is None:
             raise Forbidden("The ticket is unknown, used or expired: ask for a new one.", code="ticket-refused")
+        most = self._gateway.settings.limits.websockets
+        if self._open[box.project_id] >= most:
+            raise TooManyRequests(f"The project has {most} websockets open already, the most at a time.")
+        self._open[box.project_id] += 1
+        try:
+            await self._connect(box, exec_id, subprotocol, receive, send)
+        finally:
+            self._open[box.project_id] -= 1
+            if not self._open[box.project_id]:
+                del self._open[box.project_id]
+
+    async def _connect(
+        self, box: Container, exec_id: str | None, subprotocol: str | None, receive: Receive, send: Send
+    ) -> None:
         engine = self._gateway.engines.reach(box.backend)
-        async with _stream(engine, box.engine_ref, exec_id) as stream:
+        async with _stream(engine, box.engine_ref or "", exec_id) as stream:
             await send({"type": "websocket.accept", "subprotocol": subprotocol})
             log.info("stream opened", container=box.uuid, exec=exec_id)
             ended = False

@@ -7,6 +7,7 @@ process; on shutdown running steps get a little time, then their leases are hand
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -63,11 +64,19 @@ class Worker:
         self._wake = asyncio.Event()
         self._beat = asyncio.Event()
         self._stopping = False
+        self._looked_at = 0.0
         self._loops: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin claiming, in the running event loop."""
+        self._looked_at = asyncio.get_running_loop().time()
         self._loops = [asyncio.create_task(self._claim_loop()), asyncio.create_task(self._heartbeat_loop())]
+
+    def silent_seconds(self) -> float | None:
+        """How long ago it last looked for work, of the event loop's clock; None when it does not run."""
+        if not self._loops or any(loop.done() for loop in self._loops):
+            return None
+        return asyncio.get_running_loop().time() - self._looked_at
 
     def wake(self) -> None:
         """Something was submitted: look at once, also for cancelled runs."""
@@ -96,6 +105,7 @@ class Worker:
 
     async def _claim_loop(self) -> None:
         while not self._stopping:
+            self._looked_at = asyncio.get_running_loop().time()
             self._wake.clear()
             try:
                 more = await self._claim()
@@ -113,7 +123,9 @@ class Worker:
         lease = self.settings.lease_seconds
         asked_at = asyncio.get_running_loop().time()
         engines = dict(self.engines)  # one may leave while the database is asked
-        claimed = await actions.claim(self.database, list(engines), slots, lease)
+        share = max(1, self.settings.worker_slots * 3 // 4)
+        busy = Counter(run.job.action.project_id for run in self._runs.values())
+        claimed = await actions.claim(self.database, list(engines), slots, lease, share=share, busy=busy)
         for action, resource in claimed:
             job = Job(
                 action,

@@ -81,6 +81,8 @@ def caisson(database_url: str | None = None, log_mib: int = 50) -> Iterator[Serv
             "CAISSON_DATA_DIR": folder,
             "CAISSON_IDENTITY__ADMIN_PASSWORD": PASSWORD,
             "CAISSON_LOG_MAX_MIB": str(log_mib),
+            "CAISSON_LIMITS__RATE": "1e9",
+            "CAISSON_AUDIT_FILE": f"{folder}/audit.log",
             **{f"CAISSON_QUOTA__{name}": "-1" for name in ("CONTAINERS", "MEMORY", "DISK", "CPU")},
         }
         if database_url:

@@ -106,6 +106,14 @@ class DockerEngine(DockerChanges, DockerNodes, DockerGroups, DockerWires, Docker
         self.abilities = self.abilities - ON_PING | found
         return shapes.engine_info(document, session.client.api_version.removeprefix("v"), disk)
 
+    async def components(self) -> dict[str, str]:
+        """The version of the daemon and of each program below it; a distribution's own build says so."""
+        found = {}
+        for part in (await self.calls.call("GET", "version")).get("Components") or []:
+            build = (part.get("Details") or {}).get("GitCommit", "")
+            found[part["Name"]] = build if build.startswith(part["Version"]) else part["Version"]
+        return found
+
     async def close(self) -> None:
         """Free the connections of this event loop and end watching. The engine is not used again."""
         await self.calls.close()

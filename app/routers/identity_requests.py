@@ -222,7 +222,9 @@ async def token_caller(request: Request) -> Token:
     tokens = request.headers.getlist("X-Auth-Token")
     if len(tokens) != 1:
         raise Unauthorized(UNKNOWN_TOKEN)
-    return await identity_of(request).read(tokens[0])
+    token = await identity_of(request).read(tokens[0])
+    request.state.token = token.body()  # for the audit (app.auditing)
+    return token
 
 
 async def admin_caller(caller: Annotated[Token, Depends(token_caller)]) -> Token:

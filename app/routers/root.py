@@ -7,7 +7,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.apis import MAGNUM, MINIMUM, ZUN
-from app.routers.requests import base
+from app.health import Check
+from app.routers.requests import base, gateway
 
 router = APIRouter(tags=["versions"])
 magnum = APIRouter(prefix=MAGNUM.root, tags=["versions"])
@@ -49,9 +50,30 @@ async def version_one(request: Request) -> Response:
 
 
 @router.get("/healthcheck", summary="Health", operation_id="healthcheck")
-async def healthcheck() -> Response:
-    """That the process serves; it asks neither the database nor an engine."""
-    return JSONResponse({"detailed": False, "reasons": ["OK"]})
+async def healthcheck(request: Request) -> Response:
+    """Whether this replica is ready, in the words of OpenStack's services; 503 with the reasons when it is not."""
+    checks = await gateway(request).health.checks()
+    reasons = [f"{check.name}: {check.problem}" for check in checks if check.required and check.problem is not None]
+    return JSONResponse({"detailed": False, "reasons": reasons or ["OK"]}, 503 if reasons else 200)
+
+
+@router.get("/livez", summary="Whether the process works", operation_id="livez")
+async def livez(request: Request) -> Response:
+    """503 only where a restart would mend something; nobody else is asked."""
+    return _probe(gateway(request).health.alive())
+
+
+@router.get("/readyz", summary="Whether requests should be sent here", operation_id="readyz")
+async def readyz(request: Request) -> Response:
+    """Every check, and 503 when one that is required failed. What was found is told again for two seconds."""
+    return _probe(await gateway(request).health.checks())
+
+
+def _probe(checks: Sequence[Check]) -> Response:
+    failed = any(check.problem for check in checks if check.required)
+    degraded = any(check.problem for check in checks)
+    status = "failed" if failed else "degraded" if degraded else "ok"
+    return JSONResponse({"status": status, "checks": [check.shown() for check in checks]}, 503 if failed else 200)
 
 
 @magnum.get("", summary="Versions of Magnum's API", operation_id="list_magnum_versions")

@@ -13,7 +13,7 @@ from tests.api.test_isolation import SAMPLES
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-PUBLIC = {"/", "/v1", "/container-infra", "/container-infra/v1", "/healthcheck"}
+PUBLIC = {"/", "/v1", "/container-infra", "/container-infra/v1", "/healthcheck", "/livez", "/readyz"}
 ERRORS = {"400", "401", "403", "404", "405", "406", "409", "413", "415", "501", "502", "503"}
 
 

@@ -18,8 +18,11 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 PUBLIC = {
     ("GET", path)
-    for path in ("/", "/v1", "/container-infra", "/container-infra/v1", "/healthcheck", "/openapi.json", "/docs")
-}
+    for path in (
+        "/", "/v1", "/container-infra", "/container-infra/v1", "/healthcheck", "/livez", "/readyz", "/openapi.json",
+        "/docs",
+    )
+}  # fmt: skip
 MOUNTED = {"/identity", "/docs"}  # checks tokens by itself; files that anybody may have
 
 MAGNUM = "/container-infra/v1"

@@ -58,6 +58,9 @@ class Source(TokenSource):
     async def has_project(self, project_id: str) -> bool:
         return False
 
+    async def check(self) -> None:
+        raise NotImplementedError
+
     async def close(self) -> None:
         self.closed = True
 

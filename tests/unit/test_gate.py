@@ -1,5 +1,6 @@
 """Canonical paths, what may come in, and the shape of errors."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -10,6 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.errors import Busy, Conflict, Invalid, NotFound, UnknownVersion
 from app.gate import Gate, Intake, canonical, is_public, printable, render
+from app.health import Draining
 
 PIECES = st.lists(
     st.sampled_from(
@@ -228,14 +230,14 @@ async def test_paths_and_queries_that_cannot_be_stored(path: str, query: bytes) 
 async def through(app: Any, path: str = "/containers") -> Told:
     told = Told()
     scope = request(path)
-    await Gate(app)(scope, told.receive, told.send)
+    await Gate(app, Draining())(scope, told.receive, told.send)
     told.scope = scope
     return told
 
 
 async def test_the_path_is_made_canonical_before_anybody_sees_it() -> None:
     told = Told()
-    await Gate(told.app)(request("/container//containers/é/"), told.receive, told.send)
+    await Gate(told.app, Draining())(request("/container//containers/é/"), told.receive, told.send)
     assert told.scope is not None
     assert told.scope["path"] == "/v1/containers/é"
     assert told.scope["raw_path"].decode() == "/v1/containers/é"
@@ -329,3 +331,19 @@ def test_error_texts_are_printable_and_short(text: str) -> None:
 def test_texts_of_all_languages_are_printable() -> None:
     assert printable("Größe, 大きさ, 🐳") == "Größe, 大きさ, 🐳"
     assert printable("a\nb\x1b[31mc\0") == "a?b?[31mc?"
+
+
+async def test_a_body_that_does_not_come() -> None:
+    """Who sends a part and waits is told so, and let go."""
+    told = Told()
+    parts = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+    async def receive() -> Message:
+        if parts:
+            return parts.pop()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    await Intake(told.app, 1000, seconds=0.05)(request(), receive, told.send)
+    assert told.status == 408
+    assert (b"connection", b"close") in told.sent[0]["headers"]
