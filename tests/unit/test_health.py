@@ -25,6 +25,9 @@ class Identity(TokenSource):
     async def validate(self, token: str) -> dict[str, Any]:
         raise NotImplementedError
 
+    async def has_project(self, project_id: str) -> bool:
+        raise NotImplementedError
+
     async def check(self) -> None:
         if self.trouble is not None:
             raise self.trouble
