@@ -21,6 +21,8 @@ def test_there_are_no_commands_that_nobody_runs() -> None:
     assert readme.headings() == [
         "Start",
         "A first session",
+        "A cluster",
+        "Other people",
         "The same by curl",
         "With Keystone",
         "In an image",  # by tests/engines/test_image_build.py
@@ -34,7 +36,7 @@ def test_the_scripts_are_there() -> None:
         assert "Usage: " + command in run([*command.split(), "--help"], {}, cwd=ROOT)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_a_first_session_and_the_same_by_curl(tmp_path: Path, docker_url: str) -> None:
     port = str(free_port())
     environment = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
@@ -46,14 +48,19 @@ def test_a_first_session_and_the_same_by_curl(tmp_path: Path, docker_url: str) -
             [
                 "set -euo pipefail",
                 readme.script("A first session", {}),
+                readme.script("A cluster", {"blue-certs": str(tmp_path / "blue-certs")}),
+                readme.script("Other people", {}),
                 readme.script("The same by curl", {"9517": port}),
             ]
         )
-        said = run(["bash", "-c", script], environment, cwd=ROOT, seconds=300)
+        said = run(["bash", "-c", script], environment, cwd=ROOT, seconds=500)
         assert said.count("| Running ") >= 2  # in the list, and when it is shown
         assert "inet 10.221." in said
         assert "MEM USAGE(MiB)" in said
         assert "Delete for container clock success." in said
+        assert "CREATE_COMPLETE" in said
+        assert said.count(" Ready ") == 2
+        assert "Delete for container inside success." in said
         assert "4 packets transmitted, 4 packets received" in said
         # Each line that is one JSON document of curl's.
         documents = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
