@@ -7,7 +7,8 @@ address, after its pods have left; only new certificates are taken up in place.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
 from uuid import UUID
 
 from app.backends import kubernetes_plan as plan
@@ -23,11 +24,12 @@ from app.backends.driver import (
 )
 from app.backends.engine import ContainerEngine, State
 from app.backends.kubernetes_api import Api, Document
+from app.backends.kubernetes_engine import KubernetesEngine
 from app.backends.kubernetes_k3s import PROFILE as K3S
 from app.backends.kubernetes_steps import Steps, why_not_ready
 from app.backends.kubernetes_view import View, look
-from app.backends.nodes import NodeHost, NodeSeen
-from app.errors import EngineError, Invalid, Unsupported
+from app.backends.nodes import ImageHost, NodeHost, NodeSeen
+from app.errors import EngineError, Invalid, Unavailable
 from app.settings import Settings
 
 PROFILES = ("", K3S)
@@ -43,7 +45,9 @@ class KubernetesDriver:
 
     name = "kubernetes"
     provides: Sequence[ClusterType] = (ClusterType("vm", "*", "kubernetes"),)
-    abilities = frozenset({ClusterAbility.UPGRADE, ClusterAbility.NODE_GROUPS, ClusterAbility.ROTATE_CA})
+    abilities = frozenset(
+        {ClusterAbility.UPGRADE, ClusterAbility.NODE_GROUPS, ClusterAbility.ROTATE_CA, ClusterAbility.CONTAINERS}
+    )
 
     def __init__(self, host: NodeHost, settings: Settings) -> None:
         self._host = host
@@ -104,8 +108,9 @@ class KubernetesDriver:
         return await self._host.remove_cluster(cluster)
 
     def engine(self, spec: ClusterSpec) -> ContainerEngine:
-        """Raises Unsupported: containers are not run on these clusters from here."""
-        raise Unsupported("containers are not run on clusters of Kubernetes")
+        """Containers as pods; see `app.backends.kubernetes_engine`."""
+        connect, nodes = partial(self._connect, spec), partial(self._members, spec)
+        return KubernetesEngine(f"cluster:{spec.uuid}", connect, nodes, cast(ImageHost, self._host))
 
     async def close(self) -> None:
         """Free connections."""
@@ -113,6 +118,22 @@ class KubernetesDriver:
         self._apis.clear()
         for api in apis:
             await api.close()
+
+    async def _view(self, spec: ClusterSpec) -> View:
+        network = await self._host.ensure_node_network(spec.uuid, spec.project_id)
+        seen = await self._host.nodes(spec.uuid)
+        return look(spec, _keys(spec), network, seen, {}, self._settings.clusters.publish_address)
+
+    async def _connect(self, spec: ClusterSpec) -> Api:
+        """The cluster's API, as long as there is a node that serves it."""
+        view = await self._view(spec)
+        if not view.layout.masters:
+            raise Unavailable("the cluster has no control plane")
+        return await self._api(spec.uuid, _keys(spec), view.server)
+
+    async def _members(self, spec: ClusterSpec) -> Sequence[NodeSeen]:
+        """The nodes that run."""
+        return [node for node in (await self._view(spec)).nodes if node.state is State.RUNNING]
 
     async def _api(self, cluster: UUID, keys: Keys, server: str) -> Api:
         """The cluster's API at `server`. Kept, because a new one has to make itself known first."""

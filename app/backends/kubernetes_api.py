@@ -1,8 +1,10 @@
 """The API of a cluster of Kubernetes, asked with the driver's own certificate; every failure as one of our errors."""
 
+import json
 import ssl
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,7 +32,8 @@ class Api:
 
     def __init__(self, server: str, keys: Keys) -> None:
         self.server = server
-        self._client = httpx.AsyncClient(verify=_context(keys), timeout=PATIENCE, trust_env=False)
+        self.tls = context(keys)
+        self._client = httpx.AsyncClient(verify=self.tls, timeout=PATIENCE, trust_env=False)
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -58,7 +61,24 @@ class Api:
             document = {"message": answer.text.strip()}
         if answer.is_success:
             return document
-        raise _failure(answer.status_code, str(document.get("message") or answer.reason_phrase))
+        raise failure(answer.status_code, str(document.get("message") or answer.reason_phrase))
+
+    async def stream(
+        self, path: str, query: Mapping[str, str] | None = None, *, follow: bool = False
+    ) -> AsyncIterator[bytes]:
+        """An answer as it comes; with `follow` it may be silent for long. Raises EngineError as `call` does."""
+        patience = httpx.Timeout(PATIENCE, read=None if follow else PATIENCE)
+        try:
+            async with self._client.stream("GET", f"{self.server}{path}", params=query, timeout=patience) as answer:
+                if not answer.is_success:
+                    words = (await answer.aread()).decode(errors="replace")
+                    with suppress(ValueError):
+                        words = str(json.loads(words).get("message") or words)
+                    raise failure(answer.status_code, words)
+                async for part in answer.aiter_raw():
+                    yield part
+        except httpx.HTTPError as error:
+            raise ApiDown(f"{self.server}: {_words(error)}") from error
 
     async def ready(self, server: str | None = None) -> str:
         """ "ok", or why an API server (by default the one that clients ask) cannot do its work yet."""
@@ -135,7 +155,7 @@ def condition(node: Document) -> tuple[bool, str, datetime | None]:
     return False, "it has not said yet how it is", None
 
 
-def _context(keys: Keys) -> ssl.SSLContext:
+def context(keys: Keys) -> ssl.SSLContext:
     context = ssl.create_default_context(cadata=admin_bundle(keys))
     certified = admin(keys)
     # The library takes a client's certificate from a file only.
@@ -153,7 +173,7 @@ def _stays(pod: Document) -> bool:
     return mirrored or "DaemonSet" in owners or pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
-def _failure(status: int, words: str) -> EngineError:
+def failure(status: int, words: str) -> EngineError:
     if status == 404:
         return Gone(words)
     if status == 409:

@@ -21,6 +21,7 @@ from app.backends.chunks import closing
 from app.backends.engine import (
     Ability,
     ContainerSpec,
+    EngineEvent,
     EngineInfo,
     ExecResult,
     ImageSeen,
@@ -36,14 +37,24 @@ from app.backends.engine import (
 from app.backends.nodes import ImageHost
 from app.backends.swarm_nodes import Endpoint, NodeEngine, NodeImages
 from app.backends.swarm_shapes import Inside, Node, Task
-from app.errors import EngineBug, Gone, Refused, Taken, Unavailable
+from app.errors import EngineBug, EngineError, Gone, Refused, Taken, Unavailable
 from app.settings import Settings
 
 ABILITIES = frozenset(
-    {Ability.KILL, Ability.EXEC, Ability.ATTACH, Ability.MEASURE, Ability.COPY, Ability.IMAGE_TAR, Ability.RETRIES}
+    {
+        Ability.KILL,
+        Ability.EXEC,
+        Ability.ATTACH,
+        Ability.MEASURE,
+        Ability.COPY,
+        Ability.IMAGE_TAR,
+        Ability.RETRIES,
+        Ability.WATCH,
+    }
 )
 SETTLE = 60.0  # seconds that a task may take to run, or to end
 HOPELESS = 5.0  # seconds after which no node is found suitable
+CONNECT = 5.0  # seconds that nodes get to send their events
 KNOWN_FOR = 30.0  # seconds that the nodes' addresses are remembered
 
 
@@ -80,6 +91,7 @@ class SwarmEngine:
         self._known: dict[str, Endpoint] = {}
         self._known_until = 0.0
         self._images = NodeImages(host)
+        self._queues: set[asyncio.Queue[EngineEvent | None]] = set()
         self._closed = False
 
     async def ping(self) -> EngineInfo:
@@ -90,6 +102,8 @@ class SwarmEngine:
     async def close(self) -> None:
         """Free all connections. The engine is not used again."""
         self._closed = True
+        for queue in self._queues:
+            queue.put_nowait(None)
         for engine in self._engines.values():
             await engine.close()
 
@@ -215,6 +229,48 @@ class SwarmEngine:
         """Send `signal`, such as SIGKILL. Raises Taken when it does not run; a restart policy may bring it back."""
         engine, container = await self._inside(ref)
         await engine.kill(container, signal)
+
+    # Events
+
+    async def watch(self) -> AsyncIterator[EngineEvent]:
+        """Events of our containers on all nodes until the engine is closed; one with `lost` first.
+
+        A node that joins later, or is connected anew, is told by `lost` as well.
+        """
+        queue: asyncio.Queue[EngineEvent | None] = asyncio.Queue()
+        self._queues.add(queue)
+        followers: dict[Endpoint, asyncio.Task[None]] = {}
+        connecting = -1
+        try:
+            while not self._closed:
+                with suppress(EngineError):
+                    for endpoint in await self._where():
+                        if endpoint not in followers or followers[endpoint].done():
+                            followers[endpoint] = asyncio.create_task(self._follow(endpoint, queue))
+                connecting = len(followers) if connecting < 0 else connecting
+                try:
+                    event = await asyncio.wait_for(queue.get(), CONNECT if connecting > 0 else KNOWN_FOR)
+                except TimeoutError:
+                    if connecting > 0:  # not all of them answer
+                        connecting = 0
+                        yield EngineEvent(None, "connected", lost=True)
+                    continue
+                if event is None:
+                    break
+                # Of the nodes that there are at first the last to be connected tells it for all.
+                if event.lost and connecting > 0:
+                    connecting -= 1
+                if connecting == 0:
+                    yield event
+        finally:
+            self._queues.discard(queue)
+            for task in followers.values():
+                task.cancel()
+            await asyncio.gather(*followers.values(), return_exceptions=True)
+
+    async def _follow(self, endpoint: Endpoint, queue: asyncio.Queue[EngineEvent | None]) -> None:
+        async for event in self._engine(endpoint.address).watch():
+            queue.put_nowait(event)
 
     # Inside a container: its node's engine knows
 

@@ -6,12 +6,17 @@ from secrets import token_hex
 
 import pytest
 
-from app.backends import swarm_engine
+from app.backends import kubernetes_engine, swarm_engine
 from app.backends.driver import ClusterSpec
 from app.backends.engine import Ability
-from tests.conformance.place import Place, docker_place, fake_place, swarm, swarm_place
+from tests.conformance.place import Place, cluster, cluster_place, docker_place, fake_place
 
-LANES = {"fake": frozenset(Ability), "docker": frozenset(Ability), "swarm": swarm_engine.ABILITIES}
+LANES = {
+    "fake": frozenset(Ability),
+    "docker": frozenset(Ability),
+    "swarm": swarm_engine.ABILITIES,
+    "kubernetes": kubernetes_engine.ABILITIES,
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -31,7 +36,7 @@ async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
             case "docker":
                 made = docker_place(request, stop)
             case _:
-                made = swarm_place(request, stop)
+                made = cluster_place(request, stop)
         yield made
         await made.clean_up()
         for engine in (made.engine, made.twin, *made.below):
@@ -41,7 +46,14 @@ async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
 @pytest.fixture(scope="session")
 def swarm_cluster(docker_url: str, swarm_image: str) -> Iterator[ClusterSpec]:
     """A swarm of this session."""
-    with swarm(docker_url, swarm_image) as spec:
+    with cluster("swarm", docker_url, swarm_image) as spec:
+        yield spec
+
+
+@pytest.fixture(scope="session")
+def kubernetes_cluster(docker_url: str, kubernetes_image: str) -> Iterator[ClusterSpec]:
+    """A cluster of Kubernetes of this session."""
+    with cluster("kubernetes", docker_url, kubernetes_image) as spec:
         yield spec
 
 

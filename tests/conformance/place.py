@@ -1,7 +1,7 @@
 """An engine together with what a test needs around it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -14,12 +14,13 @@ import pytest
 from pydantic import SecretStr
 
 from app.backends.docker import make
-from app.backends.driver import ClusterSpec, Keys, NodeGroupSpec
+from app.backends.driver import ClusterDriver, ClusterSpec, Keys, NodeGroupSpec
 from app.backends.engine import ContainerEngine, ContainerSpec, LogOptions, Networks, RegistryLogin, Seen, State
+from app.backends.kubernetes import KubernetesDriver
 from app.backends.nodes import NodeHost
 from app.backends.swarm import SwarmDriver
 from app.backends.wires import Guards, Wires
-from app.certificates import make_authority
+from app.certificates import issue, make_authority
 from app.settings import BackendSettings, KeystoneSettings, Settings
 from tests.conformance.index import serve_index
 from tests.fake import FakeEngine
@@ -43,7 +44,7 @@ class Place:
         index: makes an index that knows one image of this name; returns the term that finds it.
         project: a project of this test alone.
         wires: the networks that this test made by their ids.
-        below: further engines, to be closed with it.
+        below: engines and drivers, to be closed with it.
     """
 
     engine: ContainerEngine
@@ -54,7 +55,7 @@ class Place:
     index: Callable[[str], str]
     project: str = field(default_factory=lambda: token_hex(16))
     wires: list[str] = field(default_factory=list)
-    below: Sequence[ContainerEngine] = ()
+    below: Sequence[ContainerEngine | ClusterDriver] = ()
 
     def spec(self, *command: str, **wishes: Any) -> ContainerSpec:
         """A wish for a container of this test's project, with no network unless asked."""
@@ -158,33 +159,52 @@ def docker_place(request: pytest.FixtureRequest, stop: ExitStack) -> Place:
     return Place(engine, twin, image, registry.host, publish, index)
 
 
-def swarm_place(request: pytest.FixtureRequest, stop: ExitStack) -> Place:
-    """A swarm of one node, on the engine of `docker_place`, which has the images."""
-    spec: ClusterSpec = request.getfixturevalue("swarm_cluster")
+DRIVERS: Mapping[str, Callable[[NodeHost, Settings], ClusterDriver]] = {
+    "swarm": SwarmDriver,
+    "kubernetes": KubernetesDriver,
+}
+
+
+def cluster_place(request: pytest.FixtureRequest, stop: ExitStack) -> Place:
+    """A cluster of this kind, on the engine of `docker_place`, which has the images."""
+    spec: ClusterSpec = request.getfixturevalue(f"{request.param}_cluster")
     below = docker_place(request, stop)
-    engine, twin = (SwarmDriver(cast(NodeHost, host), Settings()).engine(spec) for host in (below.engine, below.twin))
+    drivers = [DRIVERS[request.param](cast(NodeHost, host), Settings()) for host in (below.engine, below.twin)]
+    engine, twin = (driver.engine(spec) for driver in drivers)
     return Place(
         engine, twin, below.image, below.registry, below.publish, below.index, below.project,
-        below=(below.engine, below.twin),
+        below=(*drivers, below.engine, below.twin),
     )  # fmt: skip
 
 
 @contextmanager
-def swarm(url: str, image: str) -> Iterator[ClusterSpec]:
-    """A swarm of one node, that is there until the block ends."""
-    keys = Keys(make_authority("cluster"), make_authority("etcd"), make_authority("front-proxy"), accounts="")
-    masters = NodeGroupSpec(uuid4(), "default-master", "master", 1, image, 0, 0)
-    spec = ClusterSpec(uuid4(), token_hex(16), "conformance", "swarm", [masters], keys=keys)
+def cluster(kind: str, url: str, image: str) -> Iterator[ClusterSpec]:
+    """A cluster of two nodes, that is there until the block ends."""
+    keys = Keys(
+        make_authority("cluster"),
+        make_authority("etcd"),
+        make_authority("front-proxy"),
+        issue(make_authority("a"), "a").key,
+    )
+    groups = [NodeGroupSpec(uuid4(), f"default-{role}", role, 1, image, 0, 0) for role in ("master", "worker")]
+    spec = ClusterSpec(uuid4(), token_hex(16), "conformance", kind, groups, keys=keys)
 
-    async def each(call: Callable[[SwarmDriver], Awaitable[bool]]) -> None:
+    async def each(call: Callable[[ClusterDriver], Awaitable[bool]]) -> None:
         host = cast(NodeHost, make("docker", BackendSettings(url=url), Settings()))
-        await until(lambda: call(SwarmDriver(host, Settings())), 150)
+        driver = DRIVERS[kind](host, Settings())
+        await until(lambda: call(driver), 170)
+        await driver.close()
         await host.close()
 
-    async def ready(driver: SwarmDriver) -> bool:
-        return (await driver.converge(spec, {})).done
+    memo: Mapping[str, Any] = {}
 
-    async def gone(driver: SwarmDriver) -> bool:
+    async def ready(driver: ClusterDriver) -> bool:
+        nonlocal memo
+        progress = await driver.converge(spec, memo)
+        memo = progress.memo
+        return progress.done
+
+    async def gone(driver: ClusterDriver) -> bool:
         return await driver.delete(spec.uuid)
 
     # Not in this thread, whose event loop runs already.

@@ -25,10 +25,14 @@ def gateway(
     docker_url: str,
     busybox_image: str,
     swarm_image: str,
+    kubernetes_image: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Gateway]:
     """A gateway that makes clusters on the real engine."""
-    node_images = {"swarm-node": {"os_distro": "debian", "image": swarm_image}}
+    node_images = {
+        "swarm-node": {"os_distro": "debian", "image": swarm_image},
+        "kubernetes-node": {"os_distro": "debian", "image": kubernetes_image},
+    }
     with serve(
         stack,
         tmp_path_factory.mktemp("gateway"),
@@ -116,3 +120,9 @@ def test_a_swarm_is_a_zone_of_its_project(gateway: Gateway) -> None:
     assert lost["status_reason"] == "its cluster was deleted"
     gateway.openstack("delete", left["uuid"])
     gateway.become(left["uuid"], "Gone")
+
+
+def test_so_is_a_cluster_of_kubernetes(gateway: Gateway) -> None:
+    cluster(gateway, "kube", "kubernetes")
+    live(gateway, "cluster:kube")
+    remove(gateway, "kube")
