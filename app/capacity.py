@@ -7,7 +7,7 @@ more than it has. Containers are not counted: their limits are meant to be overc
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import func
+from sqlalchemy import BigInteger, cast, func
 from sqlalchemy import select as select_sums
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -80,7 +80,7 @@ async def check(session: AsyncSession, engines: Engines, backend: str, need: Nee
 
 async def _taken(session: AsyncSession) -> Mapping[str, Need]:
     """What the nodes of all projects' clusters may take, by engine."""
-    count = col(NodeGroup.node_count)
+    count = cast(col(NodeGroup.node_count), BigInteger)  # many nodes of a large flavor pass what an integer holds
     sums = (
         select_sums(
             col(Cluster.backend),

@@ -3,7 +3,7 @@
 import ast
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from app.errors import Invalid
@@ -29,7 +29,7 @@ class Rules:
     maps: frozenset[str] = frozenset({"labels"})
     keyed: frozenset[str] = frozenset({"labels"})
     lists: frozenset[str] = frozenset()
-    numbers: frozenset[str] = field(default_factory=frozenset)
+    numbers: frozenset[str] = frozenset()
 
 
 def patched(values: Mapping[str, Any], operations: Sequence[Operation], rules: Rules) -> dict[str, Any]:
