@@ -124,7 +124,11 @@ class Steps:
             given = planning.addresses(self._plan, network)
             await self._pull({wish.group.image for wish in missing})
             await self._each((wish, self._create(wish, given[wish.name])) for wish in missing)
-        await self._each((self._wish(seen), self._host.start_node(seen.ref)) for seen in stopped)
+        # Whoever made a node that never ran may have been killed before its files were written: it is made once more.
+        unborn = [self._wish(seen) for seen in stopped if seen.started_at is None]
+        await self._each((wish, self._create(wish, wish.seen.address)) for wish in unborn if wish.seen is not None)
+        born = [seen for seen in stopped if seen.started_at is not None]
+        await self._each((self._wish(seen), self._host.start_node(seen.ref)) for seen in born)
         names = [wish.name for wish in missing] + [seen.name for seen in stopped]
         return f"started {_list(names)}"
 
