@@ -21,6 +21,7 @@ from app.backends.docker_streams import OUTPUT_LIMIT
 from app.backends.engine import (
     Ability,
     ContainerSpec,
+    EngineEvent,
     EngineInfo,
     ExecResult,
     ImageSeen,
@@ -35,7 +36,7 @@ from app.backends.kubernetes_exec import PodStream, opened
 from app.backends.nodes import ImageHost, NodeSeen
 from app.errors import EngineError, Gone, Refused, Taken, Unavailable
 
-ABILITIES = frozenset({Ability.EXEC, Ability.ATTACH})
+ABILITIES = frozenset({Ability.EXEC, Ability.ATTACH, Ability.WATCH})
 PODS = f"/api/v1/namespaces/{pods.NAMESPACE}/pods"
 MAPS = f"/api/v1/namespaces/{pods.NAMESPACE}/configmaps"
 SETTLE = 60.0  # seconds that a pod may take to run, or to end
@@ -64,6 +65,7 @@ class KubernetesEngine:
         self._open: dict[str, PodStream] = {}
         self._attached: dict[str, set[PodStream]] = {}
         self._has_namespace = False
+        self._queues: set[asyncio.Queue[EngineEvent | None]] = set()
 
     async def ping(self) -> EngineInfo:
         """What its nodes have together. Raises Unavailable when the API does not answer."""
@@ -86,6 +88,8 @@ class KubernetesEngine:
 
     async def close(self) -> None:
         """Hang up; the API's connections are the driver's."""
+        for queue in self._queues:
+            queue.put_nowait(None)
         for stream in [*self._open.values(), *(one for some in self._attached.values() for one in some)]:
             await stream.close()
 
@@ -190,6 +194,43 @@ class KubernetesEngine:
         with suppress(Gone, Taken):
             meta = {"preconditions": {"uid": kept["metadata"]["uid"]}}
             await api.call("DELETE", f"{MAPS}/{pods.name(_uuid(ref))}", meta)
+
+    # Events
+
+    async def watch(self) -> AsyncIterator[EngineEvent]:
+        """Events of our pods until the engine is closed; one with `lost` first and after each new connection."""
+        queue: asyncio.Queue[EngineEvent | None] = asyncio.Queue()
+        self._queues.add(queue)
+        following = asyncio.create_task(self._follow(queue))
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+        finally:
+            self._queues.discard(queue)
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    async def _follow(self, queue: asyncio.Queue[EngineEvent | None]) -> None:
+        pause = 0.1
+        while True:
+            try:
+                api = await self._connect()
+                since = await api.call("GET", PODS, query={"labelSelector": shapes.LABEL_UUID, "limit": "1"})
+                query = {"labelSelector": shapes.LABEL_UUID, "watch": "true"}
+                query["resourceVersion"] = since["metadata"]["resourceVersion"]
+                pause = 0.1
+                queue.put_nowait(EngineEvent(None, "connected", lost=True))
+                told: dict[UUID, str] = {}
+                async with closing(api.lines(PODS, query)) as lines:
+                    async for line in lines:
+                        uuid, what = pods.happened(json.loads(line))
+                        if uuid is not None and told.get(uuid) != what:
+                            told[uuid] = what
+                            queue.put_nowait(EngineEvent(uuid, what))
+            except EngineError:
+                # The API is down; whoever pings it says so.
+                pause = min(pause * 2, 5.0)
+            await asyncio.sleep(pause)
 
     # Inside a container
 
@@ -382,11 +423,21 @@ class KubernetesEngine:
             raise Refused(f"memory: {spec.memory} MiB are too few for any container; 4 at least")
 
     async def _ensure_namespace(self, api: Api) -> None:
-        if not self._has_namespace:
-            with suppress(Taken):
-                body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": pods.NAMESPACE}}
-                await api.call("POST", "/api/v1/namespaces", body)
-            self._has_namespace = True
+        """Our namespace, with the account that every pod there has: the cluster makes that a moment later."""
+        if self._has_namespace:
+            return
+        with suppress(Taken):
+            body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": pods.NAMESPACE}}
+            await api.call("POST", "/api/v1/namespaces", body)
+        deadline = time.monotonic() + SETTLE
+        while not self._has_namespace:
+            try:
+                await api.call("GET", f"/api/v1/namespaces/{pods.NAMESPACE}/serviceaccounts/default")
+                self._has_namespace = True
+            except Gone as error:
+                if time.monotonic() > deadline:
+                    raise Unavailable(error.title) from error
+                await asyncio.sleep(0.1)
 
     async def _note(
         self, api: Api, uuid: UUID, notes: Mapping[str, str | None], more: Mapping[str, Any] | None = None
@@ -428,16 +479,13 @@ class KubernetesEngine:
         query["timeoutSeconds"] = str(grace + int(SETTLE))
         with suppress(Gone):
             await api.call("DELETE", path, {"gracePeriodSeconds": grace})
-        rest = b""
-        async with closing(api.stream(PODS, query, follow=True)) as parts:
-            async for part in parts:
-                *lines, rest = (rest + part).split(b"\n")
-                for line in lines:
-                    event = json.loads(line)
-                    if pods.status_of(event["object"]).get("state", {}).get("terminated"):
-                        last = event["object"]
-                    if event["type"] == "DELETED":
-                        return last
+        async with closing(api.lines(PODS, query)) as lines:
+            async for line in lines:
+                event = json.loads(line)
+                if pods.status_of(event["object"]).get("state", {}).get("terminated"):
+                    last = event["object"]
+                if event["type"] == "DELETED":
+                    return last
         raise Unavailable("its pod is still there")
 
     async def _tail(self, api: Api, uuid: UUID) -> bytes:

@@ -215,6 +215,17 @@ def ended(found: Document, log: bytes) -> dict[str, Any]:
     }
 
 
+def happened(event: Document) -> tuple[UUID | None, str]:
+    """Whose event of a watch it is, and what it says, in the words that Docker has."""
+    found = event["object"]
+    uuid = (found.get("metadata", {}).get("labels") or {}).get(LABEL_UUID)
+    if uuid is None:
+        return None, ""
+    state = status_of(found).get("state", {})
+    what = "die" if "terminated" in state else "start" if "running" in state else "create"
+    return UUID(uuid), "destroy" if event["type"] == "DELETED" else what
+
+
 def kept_log(kept: Document) -> bytes:
     """The log of the last pod, as far as it was kept."""
     noted = json.loads(kept["metadata"].get("annotations", {}).get(ENDED) or "{}")
