@@ -8,6 +8,7 @@ import asyncio
 import json
 import secrets
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -63,6 +64,7 @@ class KubernetesEngine:
         self._nodes = nodes
         self._host = host
         self._open: dict[str, PodStream] = {}
+        self._over: deque[str] = deque(maxlen=1000)
         self._attached: dict[str, set[PodStream]] = {}
         self._has_namespace = False
         self._queues: set[asyncio.Queue[EngineEvent | None]] = set()
@@ -237,11 +239,9 @@ class KubernetesEngine:
     async def logs(self, ref: str, options: LogOptions) -> AsyncIterator[bytes]:
         """The log as raw bytes: of the pod, or what was kept of the last one.
 
-        Raises Refused when only output or only errors are asked for: they are not told apart.
+        Raises Refused unless both output and errors are asked for: they are not told apart.
         """
         api, kept, found = await self._look(ref)
-        if not options.stdout and not options.stderr:
-            return
         if not (options.stdout and options.stderr):
             raise Refused("the log of a pod does not tell output and errors apart: ask for both")
         if found is None:
@@ -302,13 +302,18 @@ class KubernetesEngine:
                 yield stream
             finally:
                 del self._open[exec_id]
+                self._over.append(exec_id)
 
     async def resize_exec(self, ref: str, exec_id: str, height: int, width: int) -> None:
         """Resize its terminal. Raises Gone when there is no such exec, Taken when it is not open in this replica."""
         _, kept, _ = await self._look(ref)
         if (stream := self._open.get(exec_id)) is not None and stream.outcome is None:
             await stream.resize(height, width)
-        elif stream is None and f"{pods.EXEC}{exec_id[:32]}" not in (kept["metadata"].get("annotations") or {}):
+        elif (
+            stream is None
+            and exec_id not in self._over
+            and f"{pods.EXEC}{exec_id[:32]}" not in (kept["metadata"].get("annotations") or {})
+        ):
             raise Gone(f"No such exec instance: {exec_id[:64]}")
         else:
             raise Taken(f"exec {exec_id} has not started, or has ended")
@@ -350,16 +355,23 @@ class KubernetesEngine:
             return held
         if await self._lacking(image):
             return None
-        return ImageSeen(image, 0)
+        return ImageSeen(_full(image), 0)
 
     async def pull(self, image: str, login: RegistryLogin | None) -> None:
-        """Fetch the image into the engine that carries the nodes, and from there into each node."""
+        """Fetch the image through the engine that carries the nodes, which keeps what it had before only."""
+        before = await self._host.image(image)
         await self._host.pull(image, login)
         await self._import(image, await self._nodes())
+        if before is None:
+            with suppress(EngineError):
+                await self._host.remove_image(image)
 
     async def remove_image(self, image: str) -> None:
-        """Remove the image from every node; absent is fine."""
+        """Remove the image from every node; absent is fine. Taken when a container uses it."""
         name = _full(image)
+        for seen in await self.find_all():
+            if _full(seen.image) == name:
+                raise Taken(f"image {image} is used by container {seen.uuid}")
         for node in await self._nodes():
             await self._host.run_in_node(node.ref, ["ctr", "-n", "k8s.io", "images", "rm", name])
 

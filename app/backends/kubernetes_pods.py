@@ -203,9 +203,10 @@ def never_began(found: Document) -> str:
 
 def ended(found: Document, log: bytes) -> dict[str, Any]:
     """What is kept of a pod that goes: how it ended, and the end of its log."""
-    state = status_of(found).get("state", {})
-    over = state.get("terminated") or {}
+    status = status_of(found)
+    state = status.get("state", {})
     running = state.get("running") or {}
+    over = state.get("terminated") or ({} if running else (status.get("lastState") or {}).get("terminated") or {})
     return {
         "exit_code": over.get("exitCode", 137),
         "reason": over.get("reason", ""),
@@ -251,7 +252,8 @@ def seen(kept: Document, found: Document | None) -> Seen | None:
         return Seen(**base, state=State.EXITED, **_times(noted), **_end(noted))
     if notes.get(WANTED) == "yes":
         return Seen(**base, state=State.EXITED, error="its pod is gone: it was deleted, or its node was lost")
-    return Seen(**base, state=State.CREATED, error=notes.get(ERROR, ""))
+    error = notes.get(ERROR, "")
+    return Seen(**base, state=State.CREATED, error=error, exit_code=127 if "executable file not found" in error else 0)
 
 
 def _facts(found: Document) -> dict[str, Any]:
