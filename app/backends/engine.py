@@ -47,6 +47,7 @@ class Ability(StrEnum):
     INJECT = "inject"  # with COPY: files go into a container before its first start
     PRIVILEGED = "privileged"
     RETRIES = "retries"  # `Restart.retries`
+    LOG_STREAMS = "log_streams"  # output and errors are told apart, and earlier starts are remembered
 
 
 class State(StrEnum):

@@ -80,6 +80,14 @@ class Api:
         except httpx.HTTPError as error:
             raise ApiDown(f"{self.server}: {_words(error)}") from error
 
+    async def lines(self, path: str, query: Mapping[str, str]) -> AsyncIterator[bytes]:
+        """The lines of an answer that comes by and by, as the documents of a watch do."""
+        rest = b""
+        async for part in self.stream(path, query, follow=True):
+            *lines, rest = (rest + part).split(b"\n")
+            for line in lines:
+                yield line
+
     async def ready(self, server: str | None = None) -> str:
         """ "ok", or why an API server (by default the one that clients ask) cannot do its work yet."""
         try:

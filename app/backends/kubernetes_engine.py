@@ -8,6 +8,7 @@ import asyncio
 import json
 import secrets
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from app.backends.docker_streams import OUTPUT_LIMIT
 from app.backends.engine import (
     Ability,
     ContainerSpec,
+    EngineEvent,
     EngineInfo,
     ExecResult,
     ImageSeen,
@@ -35,7 +37,7 @@ from app.backends.kubernetes_exec import PodStream, opened
 from app.backends.nodes import ImageHost, NodeSeen
 from app.errors import EngineError, Gone, Refused, Taken, Unavailable
 
-ABILITIES = frozenset({Ability.EXEC, Ability.ATTACH})
+ABILITIES = frozenset({Ability.EXEC, Ability.ATTACH, Ability.WATCH})
 PODS = f"/api/v1/namespaces/{pods.NAMESPACE}/pods"
 MAPS = f"/api/v1/namespaces/{pods.NAMESPACE}/configmaps"
 SETTLE = 60.0  # seconds that a pod may take to run, or to end
@@ -62,8 +64,10 @@ class KubernetesEngine:
         self._nodes = nodes
         self._host = host
         self._open: dict[str, PodStream] = {}
+        self._over: deque[str] = deque(maxlen=1000)
         self._attached: dict[str, set[PodStream]] = {}
         self._has_namespace = False
+        self._queues: set[asyncio.Queue[EngineEvent | None]] = set()
 
     async def ping(self) -> EngineInfo:
         """What its nodes have together. Raises Unavailable when the API does not answer."""
@@ -86,6 +90,8 @@ class KubernetesEngine:
 
     async def close(self) -> None:
         """Hang up; the API's connections are the driver's."""
+        for queue in self._queues:
+            queue.put_nowait(None)
         for stream in [*self._open.values(), *(one for some in self._attached.values() for one in some)]:
             await stream.close()
 
@@ -191,16 +197,51 @@ class KubernetesEngine:
             meta = {"preconditions": {"uid": kept["metadata"]["uid"]}}
             await api.call("DELETE", f"{MAPS}/{pods.name(_uuid(ref))}", meta)
 
+    # Events
+
+    async def watch(self) -> AsyncIterator[EngineEvent]:
+        """Events of our pods until the engine is closed; one with `lost` first and after each new connection."""
+        queue: asyncio.Queue[EngineEvent | None] = asyncio.Queue()
+        self._queues.add(queue)
+        following = asyncio.create_task(self._follow(queue))
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+        finally:
+            self._queues.discard(queue)
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    async def _follow(self, queue: asyncio.Queue[EngineEvent | None]) -> None:
+        pause = 0.1
+        while True:
+            try:
+                api = await self._connect()
+                since = await api.call("GET", PODS, query={"labelSelector": shapes.LABEL_UUID, "limit": "1"})
+                query = {"labelSelector": shapes.LABEL_UUID, "watch": "true"}
+                query["resourceVersion"] = since["metadata"]["resourceVersion"]
+                pause = 0.1
+                queue.put_nowait(EngineEvent(None, "connected", lost=True))
+                told: dict[UUID, str] = {}
+                async with closing(api.lines(PODS, query)) as lines:
+                    async for line in lines:
+                        uuid, what = pods.happened(json.loads(line))
+                        if uuid is not None and told.get(uuid) != what:
+                            told[uuid] = what
+                            queue.put_nowait(EngineEvent(uuid, what))
+            except EngineError:
+                # The API is down; whoever pings it says so.
+                pause = min(pause * 2, 5.0)
+            await asyncio.sleep(pause)
+
     # Inside a container
 
     async def logs(self, ref: str, options: LogOptions) -> AsyncIterator[bytes]:
         """The log as raw bytes: of the pod, or what was kept of the last one.
 
-        Raises Refused when only output or only errors are asked for: they are not told apart.
+        Raises Refused unless both output and errors are asked for: they are not told apart.
         """
         api, kept, found = await self._look(ref)
-        if not options.stdout and not options.stderr:
-            return
         if not (options.stdout and options.stderr):
             raise Refused("the log of a pod does not tell output and errors apart: ask for both")
         if found is None:
@@ -261,13 +302,18 @@ class KubernetesEngine:
                 yield stream
             finally:
                 del self._open[exec_id]
+                self._over.append(exec_id)
 
     async def resize_exec(self, ref: str, exec_id: str, height: int, width: int) -> None:
         """Resize its terminal. Raises Gone when there is no such exec, Taken when it is not open in this replica."""
         _, kept, _ = await self._look(ref)
         if (stream := self._open.get(exec_id)) is not None and stream.outcome is None:
             await stream.resize(height, width)
-        elif stream is None and f"{pods.EXEC}{exec_id[:32]}" not in (kept["metadata"].get("annotations") or {}):
+        elif (
+            stream is None
+            and exec_id not in self._over
+            and f"{pods.EXEC}{exec_id[:32]}" not in (kept["metadata"].get("annotations") or {})
+        ):
             raise Gone(f"No such exec instance: {exec_id[:64]}")
         else:
             raise Taken(f"exec {exec_id} has not started, or has ended")
@@ -309,16 +355,23 @@ class KubernetesEngine:
             return held
         if await self._lacking(image):
             return None
-        return ImageSeen(image, 0)
+        return ImageSeen(_full(image), 0)
 
     async def pull(self, image: str, login: RegistryLogin | None) -> None:
-        """Fetch the image into the engine that carries the nodes, and from there into each node."""
+        """Fetch the image through the engine that carries the nodes, which keeps what it had before only."""
+        before = await self._host.image(image)
         await self._host.pull(image, login)
         await self._import(image, await self._nodes())
+        if before is None:
+            with suppress(EngineError):
+                await self._host.remove_image(image)
 
     async def remove_image(self, image: str) -> None:
-        """Remove the image from every node; absent is fine."""
+        """Remove the image from every node; absent is fine. Taken when a container uses it."""
         name = _full(image)
+        for seen in await self.find_all():
+            if _full(seen.image) == name:
+                raise Taken(f"image {image} is used by container {seen.uuid}")
         for node in await self._nodes():
             await self._host.run_in_node(node.ref, ["ctr", "-n", "k8s.io", "images", "rm", name])
 
@@ -382,11 +435,21 @@ class KubernetesEngine:
             raise Refused(f"memory: {spec.memory} MiB are too few for any container; 4 at least")
 
     async def _ensure_namespace(self, api: Api) -> None:
-        if not self._has_namespace:
-            with suppress(Taken):
-                body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": pods.NAMESPACE}}
-                await api.call("POST", "/api/v1/namespaces", body)
-            self._has_namespace = True
+        """Our namespace, with the account that every pod there has: the cluster makes that a moment later."""
+        if self._has_namespace:
+            return
+        with suppress(Taken):
+            body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": pods.NAMESPACE}}
+            await api.call("POST", "/api/v1/namespaces", body)
+        deadline = time.monotonic() + SETTLE
+        while not self._has_namespace:
+            try:
+                await api.call("GET", f"/api/v1/namespaces/{pods.NAMESPACE}/serviceaccounts/default")
+                self._has_namespace = True
+            except Gone as error:
+                if time.monotonic() > deadline:
+                    raise Unavailable(error.title) from error
+                await asyncio.sleep(0.1)
 
     async def _note(
         self, api: Api, uuid: UUID, notes: Mapping[str, str | None], more: Mapping[str, Any] | None = None
@@ -428,16 +491,13 @@ class KubernetesEngine:
         query["timeoutSeconds"] = str(grace + int(SETTLE))
         with suppress(Gone):
             await api.call("DELETE", path, {"gracePeriodSeconds": grace})
-        rest = b""
-        async with closing(api.stream(PODS, query, follow=True)) as parts:
-            async for part in parts:
-                *lines, rest = (rest + part).split(b"\n")
-                for line in lines:
-                    event = json.loads(line)
-                    if pods.status_of(event["object"]).get("state", {}).get("terminated"):
-                        last = event["object"]
-                    if event["type"] == "DELETED":
-                        return last
+        async with closing(api.lines(PODS, query)) as lines:
+            async for line in lines:
+                event = json.loads(line)
+                if pods.status_of(event["object"]).get("state", {}).get("terminated"):
+                    last = event["object"]
+                if event["type"] == "DELETED":
+                    return last
         raise Unavailable("its pod is still there")
 
     async def _tail(self, api: Api, uuid: UUID) -> bytes:

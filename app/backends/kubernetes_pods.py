@@ -203,9 +203,10 @@ def never_began(found: Document) -> str:
 
 def ended(found: Document, log: bytes) -> dict[str, Any]:
     """What is kept of a pod that goes: how it ended, and the end of its log."""
-    state = status_of(found).get("state", {})
-    over = state.get("terminated") or {}
+    status = status_of(found)
+    state = status.get("state", {})
     running = state.get("running") or {}
+    over = state.get("terminated") or ({} if running else (status.get("lastState") or {}).get("terminated") or {})
     return {
         "exit_code": over.get("exitCode", 137),
         "reason": over.get("reason", ""),
@@ -213,6 +214,17 @@ def ended(found: Document, log: bytes) -> dict[str, Any]:
         "finished_at": over.get("finishedAt") or f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "log": base64.b64encode(log).decode(),
     }
+
+
+def happened(event: Document) -> tuple[UUID | None, str]:
+    """Whose event of a watch it is, and what it says, in the words that Docker has."""
+    found = event["object"]
+    uuid = (found.get("metadata", {}).get("labels") or {}).get(LABEL_UUID)
+    if uuid is None:
+        return None, ""
+    state = status_of(found).get("state", {})
+    what = "die" if "terminated" in state else "start" if "running" in state else "create"
+    return UUID(uuid), "destroy" if event["type"] == "DELETED" else what
 
 
 def kept_log(kept: Document) -> bytes:
@@ -240,7 +252,8 @@ def seen(kept: Document, found: Document | None) -> Seen | None:
         return Seen(**base, state=State.EXITED, **_times(noted), **_end(noted))
     if notes.get(WANTED) == "yes":
         return Seen(**base, state=State.EXITED, error="its pod is gone: it was deleted, or its node was lost")
-    return Seen(**base, state=State.CREATED, error=notes.get(ERROR, ""))
+    error = notes.get(ERROR, "")
+    return Seen(**base, state=State.CREATED, error=error, exit_code=127 if "executable file not found" in error else 0)
 
 
 def _facts(found: Document) -> dict[str, Any]:

@@ -50,6 +50,7 @@ ABILITIES = frozenset(
         Ability.IMAGE_TAR,
         Ability.RETRIES,
         Ability.WATCH,
+        Ability.LOG_STREAMS,
     }
 )
 SETTLE = 60.0  # seconds that a task may take to run, or to end

@@ -16,10 +16,16 @@ async def test_the_log_of_a_command(place: Place) -> None:
     seen = await place.run("echo", "one", "two")
     await place.ended(seen.uuid)
     assert await place.log(seen.ref) == b"one two\n"
-    assert await place.log(seen.ref, stderr=False) == b"one two\n"
-    assert await place.log(seen.ref, stdout=False) == b""
     assert await place.log(seen.ref, tail=0) == b""
     assert await place.log(seen.ref, tail=1) == b"one two\n"
+
+
+@pytest.mark.needs(Ability.LOG_STREAMS)
+async def test_output_and_errors_are_told_apart(place: Place) -> None:
+    seen = await place.run("echo", "one", "two")
+    await place.ended(seen.uuid)
+    assert await place.log(seen.ref, stderr=False) == b"one two\n"
+    assert await place.log(seen.ref, stdout=False) == b""
 
 
 async def test_the_log_of_a_terminal(place: Place) -> None:
@@ -28,6 +34,7 @@ async def test_the_log_of_a_terminal(place: Place) -> None:
     assert (await place.log(seen.ref)).split() == [b"one"]
 
 
+@pytest.mark.needs(Ability.LOG_STREAMS)
 async def test_the_log_in_time(place: Place) -> None:
     seen = await place.run("echo", "first")
     ended = await place.ended(seen.uuid)

@@ -76,6 +76,7 @@ async def test_odd_project_ids(place: Place) -> None:
         await place.engine.remove_network(project)
 
 
+@pytest.mark.needs(Ability.NETWORK)
 async def test_a_container_without_a_network(place: Place) -> None:
     seen = await place.run("sleep", "1000", network=None)
     assert list(seen.addresses) == []

@@ -42,6 +42,8 @@ def gateway(
         CAISSON_CLUSTERS__FLAVORS=json.dumps(FLAVORS),
     ) as served:
         yield served
+        for row in coe(served, "list"):  # of a test that failed
+            remove(served, row["name"])
 
 
 def coe(gateway: Gateway, *words: str, user: str = "alpha-member") -> Any:
