@@ -147,20 +147,27 @@ class Gateway:
 
     async def start(self, **settings: Any) -> None:
         """Start the process and log in. `settings` hold for this start only."""
-        unlimited = {f"QUOTA__{name}": -1 for name in ("CONTAINERS", "MEMORY", "DISK", "CPU")}
-        settings = {**unlimited, **self._settings, **settings}
-        environment = {f"CAISSON_{key}": str(value) for key, value in settings.items()}
         self._service = await asyncio.to_thread(
             self._stack.spawn,
             f"{self.folder.name}-process",
-            [sys.executable, "-m", "app", "serve"],
+            self.command("serve"),
             log=self.folder / "log",
             ready=self._answers,
-            environment={"PYTHONPATH": str(ROOT), **environment},
+            environment=self.environment(**settings),
         )
         if not self.project_id:
             token, self.project_id = await asyncio.to_thread(self._login) if self._login else await self._embedded()
             self._client.headers.update({"X-Auth-Token": token, "OpenStack-API-Version": "container 1.40"})
+
+    def command(self, *words: str) -> list[str]:
+        """One of the program's commands."""
+        return [sys.executable, "-m", "app", *words]
+
+    def environment(self, **settings: Any) -> dict[str, str]:
+        """What its process and its commands find in the environment."""
+        unlimited = {f"QUOTA__{name}": -1 for name in ("CONTAINERS", "MEMORY", "DISK", "CPU")}
+        settings = {**unlimited, **self._settings, **settings}
+        return {"PYTHONPATH": str(ROOT)} | {f"CAISSON_{key}": str(value) for key, value in settings.items()}
 
     async def kill(self) -> None:
         """SIGKILL, now."""
