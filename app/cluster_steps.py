@@ -24,6 +24,7 @@ from app.errors import EngineError, Unavailable
 from app.models import UNFINISHED, Action, Cluster, ClusterStatus, NodeGroup
 
 STEP_LIMIT = 300.0  # seconds after which a driver's step is given up, and made again
+UNSEEN = 5  # looks at what was made that may fail, until it is complete all the same
 DELETE_EVERY = 0.5  # seconds between two looks at what a deletion has left
 ENDS: Mapping[ClusterStatus, tuple[ClusterStatus | None, ClusterStatus]] = {
     ClusterStatus.CREATE_IN_PROGRESS: (ClusterStatus.CREATE_COMPLETE, ClusterStatus.CREATE_FAILED),
@@ -132,6 +133,9 @@ async def _converge(job: Job, complete: ClusterStatus) -> Outcome:
         return Again(0.1)  # the lease is lost, or a delete waits: nothing of this is stored
     if not progress.done:
         return await _go_on(job, progress, text)
+    if seen is None and (tries := job.memo.get("unseen", 0)) < UNSEEN:
+        # Where its nodes are must be known when it is complete; whoever watches it later would find out, but too late.
+        return Again(1.0, {**_memo(job, progress.memo), "unseen": tries + 1})
     if spec.keys is not None and spec.keys.previous is not None:
         async with job.database.transaction(job.scope) as session:
             if await actions.holds(session, job):

@@ -76,6 +76,15 @@ async def test_a_driver_that_hangs_does_not_outlast_the_deadline(yard: Yard) -> 
     assert {group.status for group in (await yard.groups(uuid)).values()} == {"CREATE_FAILED"}
 
 
+async def test_what_was_made_is_looked_at_before_it_is_complete(yard: Yard) -> None:
+    uuid = await yard.ready()
+    for _ in range(3):
+        yard.driver.fail_next("observe", Refused("busy"))
+    await yard.resize(uuid, "default-worker", 2)
+    await yard.reaches(uuid, "UPDATE_COMPLETE")
+    assert len((await yard.groups(uuid))["default-worker"].node_addresses) == 2
+
+
 async def test_a_failure_is_told_of_the_group_that_it_is_about(yard: Yard) -> None:
     yard.driver.break_nodes("default-worker", "exec format error")
     uuid = await yard.create()

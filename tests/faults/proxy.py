@@ -228,7 +228,12 @@ class Proxy:
             call.status = int(answer.start.split(" ")[1])
             if call.status == 101:
                 writer.write(answer.raw)
-                await asyncio.gather(_pump(reader, upstream), _pump(upstream_reader, writer))
+                sending = asyncio.create_task(_pump(reader, upstream))
+                try:
+                    # What the engine ends is over, whatever the client could still send.
+                    await _pump(upstream_reader, writer)
+                finally:
+                    sending.cancel()
                 return
             await self._answer(call, answer, upstream_reader, writer)
             call.ended = time.monotonic()
