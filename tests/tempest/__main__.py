@@ -6,9 +6,9 @@ import time
 from collections import Counter
 
 from tests.stack.session import Stack
-from tests.tempest import expected, zun
+from tests.tempest import expected, magnum, zun
 
-SUITES = {suite.name: suite for suite in (zun.SUITE,)}
+SUITES = {suite.name: suite for suite in (magnum.SUITE, zun.SUITE)}
 
 
 def main() -> int:

@@ -20,6 +20,10 @@ Changes = Mapping[str, Sequence[tuple[str, str]]]
 """Texts of a plugin's files, by path within the plugin, and what they become."""
 
 
+class NothingRan(RuntimeError):
+    """Tempest ran no test at all; the text is what it printed."""
+
+
 @dataclass(frozen=True)
 class Result:
     """How one test ended: passed, failed or skipped; `reason` is tempest's, for a skipped one."""
@@ -76,7 +80,7 @@ def run(folder: Path, copy: Path, configuration: str, tests: str, prefix: str, k
         keep: the beginning of the names under which logs are kept in ``$CAISSON_TEMPEST_OUT``, where that is set.
 
     Raises:
-        RuntimeError: tempest ran no test at all.
+        NothingRan: no test matched, or none could be loaded.
     """
     tempest = str(programs() / "tempest")
     environment = os.environ | {
@@ -98,7 +102,7 @@ def run(folder: Path, copy: Path, configuration: str, tests: str, prefix: str, k
                 shutil.copy(log, Path(place) / f"{keep}-{name}")
     found = {result.name: result for result in results(text, prefix)}
     if not found:
-        raise RuntimeError(f"tempest ran nothing:\n{text[-3000:]}")
+        raise NothingRan(f"tempest ran nothing:\n{text[-3000:]}")
     return sorted(found.values(), key=lambda result: result.name)
 
 

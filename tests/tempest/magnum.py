@@ -1,0 +1,158 @@
+"""magnum-tempest-plugin: a Caisson with a real Keystone and clusters of real nodes, and one run of the whole plugin.
+
+The plugin is used as published but for the lines in :func:`_changes`. Half of its tests do what the other half does, in
+the three roles of a project. The halves run side by side, because each spends ten minutes asleep beside a cluster.
+"""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.e2e.served import Gateway, serve
+from tests.stack import docker, keystone, kubernetes
+from tests.stack.keystone import ADMIN_PASSWORD
+from tests.stack.session import Stack, wait_until
+from tests.tempest import suite
+from tests.tempest.suite import Changes, NothingRan, Result, Suite
+
+PACKAGE = "magnum_tempest_plugin"
+TESTS = f"{PACKAGE}.tests.api.v1."
+HALVES = {"roles": "rbac[.]", "members": "test_"}
+"""How the names of each half's tests begin."""
+
+# The plugin's readers ask for certificates of a cluster that a member made, which only its creator may have by default.
+POLICY = """\
+"certificate:of_others": "role:reader"
+"""
+IMAGE, FLAVOR = "kubernetes-node", "node"
+
+CONFIGURATION = """
+[DEFAULT]
+debug = true
+log_file = tempest.log
+[oslo_concurrency]
+lock_path = {folder}/locks
+[auth]
+use_dynamic_credentials = true
+create_isolated_networks = false
+tempest_roles = member
+admin_username = admin
+admin_project_name = admin
+admin_password = {password}
+admin_domain_name = Default
+admin_user_domain_name = Default
+admin_project_domain_name = Default
+default_credentials_domain_name = Default
+[identity]
+auth_version = v3
+uri_v3 = {keystone}
+region = {region}
+default_domain_id = default
+[identity-feature-enabled]
+api_v3 = true
+api_v2 = false
+[service_available]
+nova = false
+neutron = false
+glance = false
+cinder = false
+swift = false
+magnum = true
+[enforce_scope]
+magnum = true
+[magnum]
+# Otherwise each class first makes a key pair in Nova, which is not there.
+keypair_name =
+image_id = {image}
+flavor_id = {flavor}
+master_flavor_id = {flavor}
+nic_id = public
+coe = kubernetes
+cluster_creation_timeout = 5
+cluster_delete_timeout = 5
+"""
+
+
+def run(stack: Stack, lane: str, wanted: str) -> list[Result]:
+    """Runs the plugin against a Caisson made for it, on the session's engine and with its Keystone.
+
+    Raises:
+        StackError: something around it could not be started.
+        NothingRan: no test matched, or none could be loaded.
+    """
+    engine_url = docker.engine(stack)
+    with stack.lock("kubernetes-image"):
+        image = kubernetes.image(engine_url)
+    folder = stack.folder(f"tempest-magnum-{lane}")
+    (folder / "gateway").mkdir()
+    (folder / "policy.yaml").write_text(POLICY)
+    settings = {
+        "CAISSON_CLUSTERS__IMAGES": json.dumps({IMAGE: {"os_distro": "debian", "image": image}}),
+        "CAISSON_CLUSTERS__FLAVORS": json.dumps({FLAVOR: {"cpus": 2, "memory": 2048}}),
+        "CAISSON_POLICY_FILE": str(folder / "policy.yaml"),
+        "CAISSON_KEYSTONE__CACHE_SECONDS": "60",
+    }
+    with serve(stack, folder / "gateway", keystone.shared(stack), engine_url, {}, **settings) as gateway:
+        try:
+            with ThreadPoolExecutor() as side_by_side:
+                halves = [side_by_side.submit(_half, name, folder, gateway, wanted) for name in HALVES]
+            found = [result for half in halves for result in half.result()]
+        finally:
+            _clear(gateway)
+    if not found:
+        raise NothingRan(f"no test matches {wanted}")
+    return found
+
+
+SUITE = Suite("magnum", ("all",), run)
+
+
+def _half(name: str, folder: Path, gateway: Gateway, wanted: str) -> list[Result]:
+    own = folder / name
+    own.mkdir()
+    configuration = CONFIGURATION.format(
+        folder=own,
+        password=ADMIN_PASSWORD,
+        keystone=gateway.keystone.url,
+        region=gateway.region,
+        image=IMAGE,
+        flavor=FLAVOR,
+    )
+    copy = suite.changed_copy(PACKAGE, own / "plugin", _changes(own))
+    try:
+        return suite.run(own, copy, configuration, f"^{TESTS}{HALVES[name]}.*({wanted})", TESTS, f"magnum-{name}")
+    except NothingRan:
+        if not wanted:
+            raise
+        return []
+
+
+def _changes(folder: Path) -> Changes:
+    """What differs from the published plugin, and why."""
+    # What a test writes for kubectl would be overwritten by the other half.
+    place = ("/tmp/magnum-nodes", f"{folder}/nodes")
+    return {
+        "common/templates/cluster.py": [place],
+        # Where devstack has it.
+        "tests/contrib/copy_pod_logs.sh": [place, ("/opt/stack/bin/kubectl", str(kubernetes.kubectl()))],
+        # It would ask again only after ten seconds.
+        "tests/api/v1/clients/cluster_client.py": [
+            ("does_cluster_not_exist(cluster_id), 10,", "does_cluster_not_exist(cluster_id), 0.5,"),
+            ("does_cluster_exist(cluster_id), 10,", "does_cluster_exist(cluster_id), 0.5,"),
+        ],
+    }
+
+
+def _clear(gateway: Gateway) -> None:
+    """Deletes what tests left, and waits for that."""
+    token = gateway.keystone.token("alpha-admin")
+    path = "/container-infra/v1/clusters"
+
+    def empty() -> bool:
+        left = gateway.call("GET", path, token).raise_for_status().json()["clusters"]
+        for cluster in left:
+            if cluster["status"] != "DELETE_IN_PROGRESS":
+                gateway.call("DELETE", f"{path}/{cluster['uuid']}", token)
+        return not left
+
+    wait_until(empty, "clusters to go", 120)
