@@ -4,9 +4,10 @@ import asyncio
 import os
 import sys
 
-from benchmarks import lifecycle, reads, streams, watching
+from benchmarks import clusters, lifecycle, reads, streams, watching
 from benchmarks.served import caisson
-from tests.stack import debian, docker, images, postgres
+from scripts.nodes import swarm
+from tests.stack import debian, docker, images, kubernetes, postgres
 from tests.stack.session import Stack
 
 
@@ -18,17 +19,22 @@ def show(line: str) -> None:
 
 def main() -> None:
     """One process for all, as a user's would be."""
-    parts = sys.argv[1:] or ["lifecycle", "reads", "streams", "watching"]
+    parts = sys.argv[1:] or ["lifecycle", "reads", "streams", "watching", "clusters"]
     stack = Stack.open()
     try:
-        if "reads" in parts:
+        if {"reads", "clusters"} & set(parts):
             debian.program("wrk")
         os.environ["DOCKER_HOST"] = url = docker.engine(stack)
         images.build(url)
         if "watching" in parts:
             show(asyncio.run(watching.measure()))
             show(asyncio.run(watching.look(url)))
-        if set(parts) - {"watching"}:
+        if "clusters" in parts:
+            debian.program("docker")
+            nodes = {"swarm": swarm.build(url)[0], "kubernetes": kubernetes.image(url)}
+            for line in clusters.measure(nodes):
+                show(line)
+        if set(parts) - {"watching", "clusters"}:
             run(parts)
         if "reads" in parts:
             server = postgres.Postgres(postgres.start(stack))

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import httpx
@@ -29,10 +29,10 @@ class Load:
         return f"{self.rate:.0f}/s, p50 {self.p50:.2f} ms, p99 {self.p99:.2f} ms"
 
 
-def measure(url: str, connections: int, token: str = "") -> Load:
+def measure(url: str, connections: int, headers: Mapping[str, str]) -> Load:
     """Load one URL for some seconds. Raises RuntimeError when an answer was not 2xx."""
-    headers = ["-H", f"X-Auth-Token: {token}", "-H", "OpenStack-API-Version: container 1.40"]
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--latency", *headers, url]
+    words = [word for name, value in headers.items() for word in ("-H", f"{name}: {value}")]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--latency", *words, url]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in printed:
         raise RuntimeError(f"{url}: {printed}")
@@ -71,19 +71,24 @@ async def empty(served: Served) -> None:
 
 def compare(served: Served, uuid: str) -> Sequence[str]:
     """Lines with rates, latencies and the ratio to the bare handler."""
+    wanted = (("GET one", f"/v1/containers/{uuid}", 0.3), ("GET list of 100", "/v1/containers", 0.1))
+    return [line for name, path, aim in wanted for line in against_bare(served, name, path, aim)]
+
+
+def against_bare(served: Served, name: str, path: str, aim: float, service: str = "container") -> Sequence[str]:
+    """Lines about one path, which is called `name`, for each number of connections."""
     lines = []
-    for name, path, aim in (("GET one", f"/v1/containers/{uuid}", 0.3), ("GET list of 100", "/v1/containers", 0.1)):
-        headers = {"X-Auth-Token": served.token, "OpenStack-API-Version": "container 1.40"}
-        content = httpx.get(served.url + path, headers=headers).content
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(content)
-            file.flush()
-            port = free_port()
-            command = [sys.executable, "-m", "benchmarks.bare", str(port), file.name]
-            with process(command, f"http://127.0.0.1:{port}/"):
-                for connections in CONNECTIONS:
-                    floor = measure(f"http://127.0.0.1:{port}/", connections)
-                    ours = measure(served.url + path, connections, served.token)
-                    what = f"{name} ({len(content)} bytes), {connections} connections"
-                    lines.append(f"{what}: {ours}; bare {floor}; ratio {ours.rate / floor.rate:.2f} (aim >= {aim})")
+    headers = served.headers(service)
+    content = httpx.get(served.url + path, headers=headers).raise_for_status().content
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        port = free_port()
+        command = [sys.executable, "-m", "benchmarks.bare", str(port), file.name]
+        with process(command, f"http://127.0.0.1:{port}/"):
+            for connections in CONNECTIONS:
+                floor = measure(f"http://127.0.0.1:{port}/", connections, headers)
+                ours = measure(served.url + path, connections, headers)
+                what = f"{name} ({len(content)} bytes), {connections} connections"
+                lines.append(f"{what}: {ours}; bare {floor}; ratio {ours.rate / floor.rate:.2f} (aim >= {aim})")
     return lines

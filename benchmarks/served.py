@@ -7,13 +7,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx
 
 PASSWORD = "benchmark"  # noqa: S105  (of a process that lives for a minute on loopback)
+
+VERSIONS = {"container": "1.40", "container-infra": "1.14"}
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,13 @@ class Served:
     token: str
     cold_start: float
 
-    def client(self) -> httpx.AsyncClient:
-        """A client that sends the token and the newest version."""
-        headers = {"X-Auth-Token": self.token, "OpenStack-API-Version": "container 1.40"}
-        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=120)
+    def headers(self, service: str = "container") -> dict[str, str]:
+        """The token, and the newest version of one of the two APIs."""
+        return {"X-Auth-Token": self.token, "OpenStack-API-Version": f"{service} {VERSIONS[service]}"}
+
+    def client(self, service: str = "container") -> httpx.AsyncClient:
+        """A client that sends these."""
+        return httpx.AsyncClient(base_url=self.url, headers=self.headers(service), timeout=120)
 
     def memory(self) -> float:
         """Resident memory, MiB."""
@@ -71,8 +76,10 @@ def process(command: list[str], url: str, environment: dict[str, str] | None = N
 
 
 @contextmanager
-def caisson(database_url: str | None = None, log_mib: int = 50) -> Iterator[Served]:
-    """Serve with the embedded identity and the local engine, which keeps so much of each log."""
+def caisson(
+    database_url: str | None = None, log_mib: int = 50, environment: Mapping[str, str] | None = None
+) -> Iterator[Served]:
+    """Serve with the embedded identity and the local engine, which keeps so much of each log; further settings too."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as folder:
@@ -84,6 +91,7 @@ def caisson(database_url: str | None = None, log_mib: int = 50) -> Iterator[Serv
             "CAISSON_LIMITS__RATE": "1e9",
             "CAISSON_AUDIT_FILE": f"{folder}/audit.log",
             **{f"CAISSON_QUOTA__{name}": "-1" for name in ("CONTAINERS", "MEMORY", "DISK", "CPU")},
+            **(environment or {}),
         }
         if database_url:
             settings |= {"CAISSON_DATABASE_URL": database_url, "CAISSON_SECRET_KEY": PASSWORD}
