@@ -84,8 +84,10 @@ async def _compare(served: Served, coe: str, image: str) -> str:
                 ("direct", Direct(coe, image, WORKERS, CPUS, MEMORY)),
                 ("gateway", ThroughApi(client, coe)),
             ):
-                times[name].making.append(await _seconds(side.make()))
-                times[name].removing.append(await _seconds(side.remove()))
+                try:
+                    times[name].making.append(await _seconds(side.make()))
+                finally:
+                    times[name].removing.append(await _seconds(side.remove()))
     medians = {name: (statistics.median(one.making), statistics.median(one.removing)) for name, one in times.items()}
     (own, own_end), (ours, our_end) = medians["direct"], medians["gateway"]
     return (
