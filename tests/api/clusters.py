@@ -83,11 +83,14 @@ class Clusters:
         """Drop all that there is of clusters of these projects, as if it had never been."""
         projects = self.caisson.projects
         async with self.caisson.running.gateway.database.transaction(EVERYTHING) as session:
-            rows: list[Any] = list(await session.exec(select(Cluster).where(col(Cluster.project_id).in_(projects))))
+            # Locked in the order in which the worker locks them.
+            clusters = select(Cluster).where(col(Cluster.project_id).in_(projects)).with_for_update()
+            rows: list[Any] = list(await session.exec(clusters))
             uuids = [row.uuid for row in rows]
             rows += list(await session.exec(select(NodeGroup).where(col(NodeGroup.cluster_id).in_(uuids))))
             rows += list(await session.exec(select(ClusterKey).where(col(ClusterKey.cluster_id).in_(uuids))))
             open_actions = select(Action).where(col(Action.resource_id).in_(uuids), col(Action.finished_at).is_(None))
+            open_actions = open_actions.order_by(col(Action.id)).with_for_update()
             for row in (*await session.exec(open_actions), *rows):
                 await session.delete(row)
         for uuid in uuids:
