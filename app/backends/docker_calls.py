@@ -9,7 +9,7 @@ import json
 import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -219,6 +219,8 @@ class Calls:
         except OSError:
             return False
         writer.close()
+        with suppress(OSError):  # the daemon may have closed it first
+            await writer.wait_closed()
         return True
 
 
