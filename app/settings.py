@@ -208,7 +208,7 @@ class Settings(BaseSettings):
         description="Who enforces the security groups of Neutron. With `none` ports come without port security.",
     )
     wire_ranges: list[Annotated[str, AfterValidator(_a_range)]] = Field(
-        ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"],
+        ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "2001:db8::/32"],
         description="Where the subnets of Neutron's networks must lie: each host sends what goes there to containers.",
     )
     guard_seconds: float = Field(10.0, gt=0, description="How often changed security group rules are looked for.")

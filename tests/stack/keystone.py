@@ -73,7 +73,7 @@ WEB_SERVER = """
 wsgi_app = "keystone.wsgi.api:application"
 bind = "127.0.0.1:{port}"
 workers = 1
-threads = {threads}
+threads = 1  # two that write at a time are more than its SQLite takes
 worker_tmp_dir = "/dev/shm"
 graceful_timeout = 1
 control_socket_disable = True
@@ -231,7 +231,6 @@ def start(
     container_url: str = CONTAINER_URL,
     expiration: int = 86400,
     port: int | None = None,
-    threads: int = 4,
 ) -> Service:
     """Starts a seeded Keystone under this name in the stack.
 
@@ -239,7 +238,6 @@ def start(
         container_url: what the catalogue's region ``RegionOne`` says for ``container``.
         expiration: the life of its tokens in seconds.
         port: by default a free one.
-        threads: how many requests it serves at a time; many writes at once are more than its SQLite takes.
 
     Raises:
         StackError: it could not be installed, prepared or started.
@@ -255,7 +253,7 @@ def start(
         for before, after in addresses.items():
             database.execute("UPDATE endpoint SET url = ? WHERE url = ?", (after, before))
     database.close()
-    return _serve(stack, name, programs, folder, port, provider, expiration, threads)
+    return _serve(stack, name, programs, folder, port, provider, expiration)
 
 
 def password_of(user: str) -> str:
@@ -272,11 +270,10 @@ def _serve(
     port: int,
     provider: Provider,
     expiration: int = 86400,
-    threads: int = 4,
 ) -> Service:
     configuration = folder / "keystone.conf"
     configuration.write_text(CONFIGURATION.format(folder=folder, provider=provider, expiration=expiration))
-    (folder / "gunicorn.conf.py").write_text(WEB_SERVER.format(port=port, threads=threads))
+    (folder / "gunicorn.conf.py").write_text(WEB_SERVER.format(port=port))
     url = f"http://127.0.0.1:{port}/v3"
     return stack.spawn(
         name,
