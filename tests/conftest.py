@@ -34,7 +34,7 @@ _STACK = pytest.StashKey[Stack]()
 ONE_AT_A_TIME = frozenset({"faults", "tempest"})
 # Sleeps for ten minutes: beside everything, and from the beginning.
 ASLEEP = "tests/tempest/test_magnum_lane.py"
-LONGEST = (ASLEEP, "tempest")
+LONGEST = (ASLEEP, "faults", "tempest")
 FILE_BY_FILE = frozenset({"conformance", "engines", "e2e"})
 
 
