@@ -19,6 +19,9 @@ PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube
 DEBIAN_VERSION = "v1.20.2"
 DEBIAN_SUITE = "bookworm"
 RELEASES = "https://dl.k8s.io"
+REFLECT = "github.com/modern-go/reflect2"
+"""A library of which the source holds a version that does not know today's Go: a map that is written sorted, as for
+``?pretty=true``, ends the API server. Debian's own package of it does (modern-go/reflect2 1.0.2)."""
 TOOLS = {"go": "golang-go", "dpkg-source": "dpkg-dev", "make": "make", "rsync": "rsync"}
 """What a build needs, and the package that brings it."""
 
@@ -39,7 +42,7 @@ def from_debian() -> Path:
     Raises SetupError: a tool is missing and cannot be installed, or the build failed.
     """
     cache = cache_folder()
-    made = cache / f"debian-{DEBIAN_VERSION}"
+    made = cache / f"debian-{DEBIAN_VERSION}-2"  # counts what is changed about the build
     with packages.locked(cache / f"{made.name}.lock"):
         if not made.exists():
             packages.install([package for tool, package in TOOLS.items() if packages.path_of(tool) is None])
@@ -91,6 +94,9 @@ def _build(folder: Path) -> Path:
     archive = Archive(DEBIAN_SUITE, folder / "apt")
     archive.update()
     source = archive.source("kubernetes")
+    archive.unpack(["golang-github-modern-go-reflect2-dev"], folder / "libraries")
+    shutil.rmtree(source / "vendor" / REFLECT)
+    shutil.copytree(folder / "libraries/usr/share/gocode/src" / REFLECT, source / "vendor" / REFLECT)
     # The release predates Go's modules being everywhere: its build wants to lie below a GOPATH.
     workspace = folder / "go"
     (workspace / "src/k8s.io").mkdir(parents=True)
