@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.e2e.served import Gateway, serve
 from tests.stack import docker, keystone, kubernetes
-from tests.stack.keystone import ADMIN_PASSWORD, Keystone
+from tests.stack.keystone import ADMIN_PASSWORD
 from tests.stack.session import Stack, wait_until
 from tests.tempest import suite
 from tests.tempest.suite import Changes, NothingRan, Result, Suite
@@ -76,7 +76,7 @@ cluster_delete_timeout = 5
 
 
 def run(stack: Stack, lane: str, wanted: str) -> list[Result]:
-    """Runs the plugin against a Caisson and a Keystone made for it, on the session's engine.
+    """Runs the plugin against a Caisson made for it, on the session's engine and with its Keystone.
 
     Raises:
         StackError: something around it could not be started.
@@ -86,8 +86,6 @@ def run(stack: Stack, lane: str, wanted: str) -> list[Result]:
     with stack.lock("kubernetes-image"):
         image = kubernetes.image(engine_url)
     folder = stack.folder(f"tempest-magnum-{lane}")
-    # All parts make and delete projects all the time: more than its SQLite takes at once.
-    identity = Keystone(keystone.start(stack, folder.name, threads=1))
     (folder / "gateway").mkdir()
     (folder / "policy.yaml").write_text(POLICY)
     settings = {
@@ -97,14 +95,13 @@ def run(stack: Stack, lane: str, wanted: str) -> list[Result]:
         "CAISSON_POLICY_FILE": str(folder / "policy.yaml"),
         "CAISSON_KEYSTONE__CACHE_SECONDS": "60",
     }
-    with serve(stack, folder / "gateway", identity, engine_url, {}, **settings) as gateway:
+    with serve(stack, folder / "gateway", keystone.shared(stack), engine_url, {}, **settings) as gateway:
         try:
             with ThreadPoolExecutor() as side_by_side:
                 parts = [side_by_side.submit(_part, name, folder, gateway, wanted) for name in PARTS]
             found = [result for part in parts for result in part.result()]
         finally:
             _clear(gateway)
-    stack.stop(identity.service)
     if not found:
         raise NothingRan(f"no test matches {wanted}")
     return found
