@@ -137,18 +137,18 @@ class Database:
         scope: Scope,
         key: Hashable,
         render: Callable[[AsyncSession], Awaitable[Answer]],
-        listed: type[Resource] | None = None,
+        listed: Sequence[type[Resource]] = (),
     ) -> bytes:
         """The body that `render` makes of this scope's rows, made anew only when one of them changed.
 
-        `listed` names the one table that a list is made of. Where other processes write as well, only lists of one
+        `listed` names the tables that a list is made of. Where other processes write as well, only lists of one
         project are kept: asking whether a single row changed costs as much as reading it.
         """
         mark: Hashable
         if self.embedded:
             mark = self.answers.count(scope.project_id)
-        elif listed is not None and scope.project_id is not None:
-            mark = await self._mark(scope, listed)
+        elif listed and scope.project_id is not None:
+            mark = tuple([await self._mark(scope, table) for table in listed])
         else:
             async with self.reading(scope) as session:
                 return (await render(session)).content

@@ -4,7 +4,7 @@
 opens. The scope that comes with it follows from the token's project; see docs/scoping.md.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -197,7 +197,7 @@ class Tx:
         self,
         key: Hashable,
         render: Callable[[AsyncSession], Awaitable[Answer]],
-        listed: type[Resource] | None = None,
+        listed: Sequence[type[Resource]] = (),
     ) -> bytes:
         """The body that `render` makes in a reading session of this scope; see `Database.remembered`."""
         self.check()

@@ -1,5 +1,6 @@
 """Magnum's /v1/clusters (magnum-api, sections 4.1 and 5.1)."""
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -8,6 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BeforeValidator, Field
 
 from app import cluster_changes, cluster_creation, cluster_quotas, clusters, labels, nodegroups, templates
+from app.answers import Answer
 from app.apis import MAGNUM, Api
 from app.backends.driver import MASTER
 from app.clusters import Place
@@ -112,13 +114,17 @@ async def list_clusters(
 ) -> Response:
     """The project's clusters, in short; for administrators those of all projects."""
     listed = listing(request, Cluster, clusters.COLUMNS)
-    async with tx.reading() as session:
+
+    async def render(session: Reading) -> Answer:
         rows = await listed.rows(session, (), "cluster-not-found")
         groups = await clusters.groups_of(session, rows)
-    body: dict[str, Any] = {"clusters": [_short(row, groups[row.uuid], base(request)) for row in rows]}
-    if (following := listed.next("clusters", rows)) is not None:
-        body["next"] = following
-    return JSONResponse(body)
+        body: dict[str, Any] = {"clusters": [_short(row, groups[row.uuid], base(request)) for row in rows]}
+        if (following := listed.next("clusters", rows)) is not None:
+            body["next"] = following
+        return Answer(bytes(JSONResponse(body).body), math.inf)
+
+    key = ("clusters", base(request), request.url.query, version.get())
+    return Response(await tx.remembered(key, render, (Cluster, NodeGroup)), media_type="application/json")
 
 
 @router.get("/detail", summary="List clusters", operation_id="list_detailed_clusters", openapi_extra=paging(()))

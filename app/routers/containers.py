@@ -217,7 +217,7 @@ async def list_containers(
         return answer({"containers": shown, "next": listed.next("containers", rows)}, rows)
 
     key = ("containers", base(request), request.url.query, hidden)
-    return Response(await tx.remembered(key, render, Container), media_type="application/json")
+    return Response(await tx.remembered(key, render, (Container,)), media_type="application/json")
 
 
 @router.post(

@@ -18,7 +18,7 @@ from app import actions
 from app.answers import Answer
 from app.db import EVERYTHING, Database, Scope, in_transaction, take_turn
 from app.errors import Busy
-from app.models import Container, IdentityUser, Resource
+from app.models import Capsule, Container, IdentityUser, Resource
 
 ALPHA, BETA = Scope("alpha"), Scope("beta")
 
@@ -189,7 +189,7 @@ async def test_a_database_that_cannot_be_reached_is_busy(tmp_path: Path) -> None
 # Answers that are kept
 
 
-async def _asked(database: Database, scope: Scope, calls: list[str], listed: type[Resource] | None = None) -> bytes:
+async def _asked(database: Database, scope: Scope, calls: list[str], *listed: type[Resource]) -> bytes:
     async def render(session: AsyncSession) -> Answer:
         calls.append("rendered")
         found = sorted(await session.exec(select(Container.name)))
@@ -216,10 +216,11 @@ async def test_an_answer_is_made_anew_after_a_change_in_its_scope(database: Data
 
 
 async def test_answers_are_kept_where_every_change_is_seen_or_cheap_to_ask_for(database: Database) -> None:
-    for listed, kept in ((None, database.embedded), (Container, True)):
+    cases: list[tuple[list[type[Resource]], bool]] = [([], database.embedded), ([Container, Capsule], True)]
+    for listed, kept in cases:
         calls: list[str] = []
         for _ in range(3):
-            await _asked(database, ALPHA, calls, listed)
+            await _asked(database, ALPHA, calls, *listed)
         assert len(calls) == (1 if kept else 3)
 
 
