@@ -237,8 +237,10 @@ class Proxy:
                 return
             await self._answer(call, answer, upstream_reader, writer)
             call.ended = time.monotonic()
-            if answer.headers.get("connection", "").lower() == "close":
-                return
+            bodiless = call.line.startswith("HEAD ") or call.status in (204, 304)
+            unbounded = not bodiless and not answer.chunked and answer.length is None
+            if unbounded or answer.headers.get("connection", "").lower() == "close":
+                return  # a body without a length ends with its connection
 
     async def _answer(
         self, call: Call, answer: Head, upstream_reader: asyncio.StreamReader, writer: asyncio.StreamWriter
