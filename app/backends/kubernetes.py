@@ -96,7 +96,8 @@ class KubernetesDriver:
 
     async def mend(self, spec: ClusterSpec) -> str:
         """Start again what stopped by itself; see `ClusterDriver`."""
-        down = [node for node in await self._host.nodes(spec.uuid) if node.state in (State.EXITED, State.CREATED)]
+        # One that never ran is for `converge`, which makes sure of its files first.
+        down = [node for node in await self._host.nodes(spec.uuid) if node.state == State.EXITED]
         for node in down:
             await self._host.start_node(node.ref)
         return ", ".join(f"{node.name} started again" for node in down)

@@ -143,18 +143,22 @@ class Steps:
     async def _keep_running(self) -> Progress | None:
         """Start what ended, or was never started; and give up on what does not stay."""
         down = [node for node in self.view.all if node.state != State.RUNNING]
-        for node in down:
-            if node.started_at is not None and self._ended(node) > RESTARTS:
+        ended = [node for node in down if node.started_at is not None]
+        # Whoever made a node that never ran may have been killed before its files were written: it is made once more.
+        unborn = [node for node in down if node.started_at is None and node not in self.view.surplus]
+        for node in ended:
+            if self._ended(node) > RESTARTS:
                 raise self._failed(node.name, await self._last_words(node))
-        for node in down:
-            if node.state in (State.CREATED, State.EXITED):
+        for node in ended:
+            if node.state == State.EXITED:
                 try:
                     await self.host.start_node(node.ref)
                 except (Refused, Taken) as error:
                     raise self._failed(node.name, error.title) from error
-        if not down:
-            return None
-        return self._go_on(f"{_names(node.name for node in down)}: started again", 1.0)
+        await asyncio.gather(*(self._make(self.view.wish_of(node)) for node in unborn))
+        if names := [node.name for node in (*ended, *unborn)]:
+            return self._go_on(f"{_names(names)}: started again", 1.0)
+        return None
 
     def _ended(self, node: NodeSeen) -> int:
         """How often this node has ended, as far as it was seen: once for each of its starts."""

@@ -74,8 +74,9 @@ class View:
         return self.layout.server
 
     def wish_of(self, node: NodeSeen) -> Wish:
-        """What this node should be."""
-        return Wish(self.groups[node.name], node.name, node.address, node.labels.get(ROLE, ""))
+        """What this node, which stays, should be."""
+        group = self.spec.groups[0] if node is self.balancer else self.groups[node.name]
+        return Wish(group, node.name, node.address, node.labels.get(ROLE, ""))
 
     def is_outdated(self, node: NodeSeen) -> bool:
         """Whether a node must be made anew to be as the spec says."""
