@@ -293,10 +293,9 @@ def group(site: Site, *options: str) -> str:
 
 @drives("coe nodegroup create")
 def _(site: Site) -> None:
-    name = group(site, "--max-nodes", "3", "--node-labels", "tier=web", "--node-taints", "k=v:NoSchedule")
+    name = group(site, "--max-nodes", "3", "--node-labels", "tier=web")
     shown = site.data("nodegroup", "show", site.cluster, name)
     assert (shown["status"], shown["max_node_count"], shown["node_labels"]) == ("CREATE_COMPLETE", 3, {"tier": "web"})
-    assert shown["node_taints"] == [{"key": "k", "value": "v", "effect": "NoSchedule"}]
 
 
 @drives("coe nodegroup list")

@@ -85,7 +85,7 @@ async def test_the_number_of_processes_is_limited(place: Place) -> None:
 async def test_too_much_memory_is_the_end(place: Place) -> None:
     # dd takes its block size as memory, and writes to all of it. Not at once: Docker forgets what killed a process that
     # ends while it is still being started.
-    command = ("sh", "-c", "sleep 0.5; exec dd if=/dev/zero of=/dev/null bs=128M count=1")
+    command = ("sh", "-c", "sleep 2; exec dd if=/dev/zero of=/dev/null bs=128M count=1")
     seen = await place.run(*command, memory=16)
     ended = await place.ended(seen.uuid)
     assert ended.oom_killed
