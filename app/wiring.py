@@ -4,6 +4,7 @@ A host has a bridge for each network, and with it a route to all its addresses. 
 be on one host, nor one with addresses that the host itself uses or may ever need.
 """
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import cast
@@ -19,27 +20,43 @@ HOST_OWNER = "network:distributed"
 the network."""
 
 
+LEAVING_SECONDS = 5.0
+"""How long a network whose addresses are in the way gets to leave, as it does with its last container."""
+LOOK_EVERY = 0.2  # seconds
+
+
 async def check_ranges(neutron: Neutron, engine: ContainerEngine, settings: Settings, networks: Iterable[str]) -> None:
     """Raises Conflict when the engine's host has addresses of a network already, Invalid when it must not have them.
 
     Of another network it tells what the caller's token shows. An engine that does not answer is asked by the step.
     """
+    wires = cast(Wires, engine)
+    wanted: list[Range] = []
     try:
-        ranges = list(await cast(Wires, engine).ranges())
+        there = {one.network for one in await wires.ranges()}
+        for network in networks:
+            if network in there:
+                continue
+            for subnet in usable(await neutron.find("subnets", network_id=network)):
+                _check_allowed(network, subnet, settings)
+                if other := overlapped(subnet["cidr"], wanted) or await _in_the_way(wires, subnet["cidr"]):
+                    raise Conflict(
+                        f"Network {network}: its addresses {subnet['cidr']} overlap {await _words(neutron, other)}, "
+                        "and a host cannot have both. Use a subnet with other addresses."
+                    )
+                wanted.append(Range(subnet["cidr"], network))
     except Unavailable:
         return
-    there = {one.network for one in ranges}
-    for network in networks:
-        if network in there:
-            continue
-        for subnet in usable(await neutron.find("subnets", network_id=network)):
-            _check_allowed(network, subnet, settings)
-            if other := overlapped(subnet["cidr"], ranges):
-                raise Conflict(
-                    f"Network {network}: its addresses {subnet['cidr']} overlap {await _words(neutron, other)}, and a "
-                    "host cannot have both. Use a subnet with other addresses."
-                )
-            ranges.append(Range(subnet["cidr"], network))
+
+
+async def _in_the_way(wires: Wires, cidr: str) -> Range | None:
+    """What the host has of these addresses, once what is about to leave has left."""
+    deadline = asyncio.get_running_loop().time() + LEAVING_SECONDS
+    while (other := overlapped(cidr, await wires.ranges())) is not None:
+        if other.network is None or asyncio.get_running_loop().time() > deadline:
+            return other
+        await asyncio.sleep(LOOK_EVERY)
+    return None
 
 
 async def lay_wire(neutron: Neutron, engine: ContainerEngine, settings: Settings, network_id: str) -> str:
