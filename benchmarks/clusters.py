@@ -12,7 +12,7 @@ from uuid import uuid4
 import httpx
 from sqlmodel import Session, create_engine, select
 
-from app.models import Cluster, NodeGroup
+from app.models import Cluster, ClusterStatus, NodeGroup
 from benchmarks.by_docker import ASK_EVERY, Direct
 from benchmarks.reads import against_bare
 from benchmarks.served import Served, caisson
@@ -57,6 +57,9 @@ class ThroughApi:
             if (await self._client.get(self._path)).status_code == 404:
                 return
             await asyncio.sleep(ASK_EVERY)
+
+
+FAILED = ClusterStatus.UPDATE_FAILED
 
 
 def measure(images: dict[str, str]) -> Sequence[str]:
@@ -117,13 +120,13 @@ def _list(served: Served, database: str, coe: str) -> Sequence[str]:
 
 
 def _copy(database: str, count: int) -> None:
-    """Store `count` clusters with the node groups of the only one there is."""
+    """Store `count` clusters with the node groups of the only one: failed ones, which are no zones to watch."""
     with Session(create_engine(database)) as session:
         cluster = session.exec(select(Cluster)).one()
         groups = session.exec(select(NodeGroup)).all()
         for number in range(count):
             new = {"uuid": str(uuid4()), "id": None}
-            session.add(Cluster(**cluster.model_dump() | new | {"name": f"bench-{number}"}))
+            session.add(Cluster(**cluster.model_dump() | new | {"name": f"bench-{number}", "status": FAILED}))
             for group in groups:
                 of = {"cluster_id": new["uuid"], "uuid": str(uuid4()), "id": None}
                 session.add(NodeGroup(**group.model_dump() | of))
