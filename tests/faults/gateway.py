@@ -165,8 +165,9 @@ class Gateway:
 
     def environment(self, **settings: Any) -> dict[str, str]:
         """What its process and its commands find in the environment."""
-        unlimited = {f"QUOTA__{name}": -1 for name in ("CONTAINERS", "MEMORY", "DISK", "CPU")}
-        settings = {**unlimited, **self._settings, **settings}
+        unlimited: dict[str, Any] = {f"QUOTA__{name}": -1 for name in ("CONTAINERS", "MEMORY", "DISK", "CPU")}
+        # Thirteen actions of one project are held at a time, which gets three quarters of the slots.
+        settings = {**unlimited, "WORKER_SLOTS": 24, **self._settings, **settings}
         return {"PYTHONPATH": str(ROOT)} | {f"CAISSON_{key}": str(value) for key, value in settings.items()}
 
     async def kill(self) -> None:
