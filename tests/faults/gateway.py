@@ -57,10 +57,12 @@ class Proxy:
             environment={"PYTHONPATH": str(ROOT)},
             stop_signal=signal.SIGKILL,
         )
+        self._lines: dict[int, str] = {}
 
     async def add(self, line: str, when: str, act: str, **more: Any) -> int:
         """Put a rule in force; see `tests.faults.proxy.Rule`."""
         number: int = await self._ask({"do": "add", "line": line, "when": when, "act": act, **more})
+        self._lines[number] = line
         return number
 
     async def acted(self, number: int) -> bool:
@@ -70,10 +72,16 @@ class Proxy:
     async def fired(self, *numbers: int) -> None:
         """Wait until each of these rules has acted."""
 
-        async def all_have() -> bool:
-            return all([await self.acted(number) for number in numbers])
+        waiting: list[str] = []
 
-        await until(all_have, f"rules {numbers} of the proxy to act")
+        async def all_have() -> bool:
+            waiting[:] = [self._lines[number] for number in numbers if not await self.acted(number)]
+            return not waiting
+
+        try:
+            await until(all_have, "the proxy's rules to act")
+        except StackError as error:
+            raise StackError(f"{error}; left: {waiting}") from None
 
     async def release(self, *numbers: int) -> None:
         """End rules; calls that they hold go on."""

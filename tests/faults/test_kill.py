@@ -173,10 +173,10 @@ class Boxes:
             verb: (f"GET /containers/caisson-{uuid}/json", 3 if verb in ONCE else 2)
             for verb, uuid in self.uuids.items()
         }
-        known = "|".join(self.refs.values())
         return {
             **named,
-            "create and run": (f"GET /containers/(?!{known})[0-9a-f]{{64}}/json", 1),
+            # Both are looked for before they are made; then one of them is seen first.
+            "create and run": (self._new_by_name("json"), 3),
             "pull": (f"GET /images/{re.escape(self.pulled)}/json", 2),
         }
 
