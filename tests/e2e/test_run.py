@@ -54,7 +54,7 @@ def test_a_fresh_clone(start: Start, tmp_path: Path, docker_url: str) -> None:
     assert re.search(r"\| pingtest +\| busybox +\| (Running|Stopped) +\| None +\| ", seen), seen
     assert "4 packets transmitted, 4 packets received, 0% packet loss" in seen
     assert "Request to delete container pingtest has been accepted." in seen
-    assert re.search(r"demo-swarm: CREATE_IN_PROGRESS .*node", seen), seen
+    assert re.search(r"demo-swarm: CREATE_IN_PROGRESS .*default-worker-0", seen), seen
     assert re.search(r"demo-swarm: CREATE_COMPLETE", seen), seen
     assert len(re.findall(r"^\w+ (?:\*| ) +\S+ +Ready +Active", seen, re.MULTILINE)) == 2, seen
     assert len(re.findall(r"^beat\.[12] +\S+ +Running ", seen, re.MULTILINE)) == 2, seen
