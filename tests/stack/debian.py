@@ -13,7 +13,6 @@ PACKAGES = {
     "postgres": "postgresql",
     "wrk": "wrk",
     "nft": "nftables",
-    "haproxy": "haproxy",
 }
 """The Debian package that brings each program."""
 
