@@ -24,6 +24,7 @@ from weakref import WeakSet
 import aiosqlite
 import structlog
 from sqlalchemy import and_, bindparam, event, func, inspect, not_, or_
+from sqlalchemy import select as columns
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -148,7 +149,7 @@ class Database:
         if self.embedded:
             mark = self.answers.count(scope.project_id)
         elif listed and scope.project_id is not None:
-            mark = tuple([await self._mark(scope, table) for table in listed])
+            mark = await self._mark(scope, listed)
         else:
             async with self.reading(scope) as session:
                 return (await render(session)).content
@@ -159,12 +160,13 @@ class Database:
         self.answers.keep(scope.project_id, key, mark, answer)
         return answer.content
 
-    async def _mark(self, scope: Scope, listed: type[Resource]) -> Hashable:
+    async def _mark(self, scope: Scope, listed: Sequence[type[Resource]]) -> Hashable:
         """Differs after every change: a new row has a higher id, one less lowers the count, a change its revision."""
-        table: Any = listed
+        tables: Sequence[Any] = listed
+        marks = [func.concat_ws("/", func.count(of.id), func.max(of.id), func.sum(of.revision)) for of in tables]
+        query: Any = columns(marks[0], *[select(mark).scalar_subquery() for mark in marks[1:]])
         async with self.reading(scope) as session:
-            row = await session.exec(select(func.count(table.id), func.max(table.id), func.sum(table.revision)))
-            return tuple(row.one())
+            return tuple((await session.exec(query)).one())
 
     async def migrate(self) -> None:
         """Bring the schema to the newest revision; several replicas may call this at once.

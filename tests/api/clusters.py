@@ -96,6 +96,8 @@ class Clusters:
         for uuid in uuids:
             if self.driver.nodes(UUID(uuid)):
                 self.driver.vanish(UUID(uuid))
+        if uuids:  # they are no longer places for containers
+            await self.caisson.running.gateway.zones.follow()
 
     async def patch(self, uuid: str, *operations: tuple[str, Any], **more: Any) -> httpx.Response:
         """Ask for replacements (path, value); a value of None removes."""

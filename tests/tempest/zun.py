@@ -170,7 +170,7 @@ def _start_engine(stack: Stack, names: Registry) -> Service:
         "--data-root", f"{folder}/data",
         "--exec-root", f"{folder}/exec",
         "--pidfile", f"{folder}/docker.pid",
-        "--bridge", "none",
+        # It shares docker0, which "--bridge none" would take away from the engine under test.
         "--iptables=false",
         "--ip6tables=false",
         "--registry-mirror", f"http://{names.host}",

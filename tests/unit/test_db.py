@@ -224,6 +224,16 @@ async def test_answers_are_kept_where_every_change_is_seen_or_cheap_to_ask_for(d
         assert len(calls) == (1 if kept else 3)
 
 
+async def test_a_list_is_made_anew_for_each_of_its_tables_and_no_other_project(database: Database) -> None:
+    calls: list[str] = []
+    await _asked(database, ALPHA, calls, Container, Capsule)
+    for project, rendered in (("beta", 1), ("alpha", 2)):
+        async with database.transaction(Scope(project)) as session:
+            session.add(Capsule(project_id=project, user_id="u", name="c", backend="local", created_at=1.0))
+        await _asked(database, ALPHA, calls, Container, Capsule)
+        assert len(calls) == rendered
+
+
 async def test_a_list_shows_what_another_replica_changed(postgres: Callable[[], str]) -> None:
     """A new row, a changed one, one that goes, and one that takes another's place."""
     url = postgres()
