@@ -107,6 +107,12 @@ async def find(session: AsyncSession, ident: str, *, lock: bool = False) -> Clus
     return row
 
 
+async def find_whole(session: AsyncSession, ident: str, *, lock: bool = False) -> tuple[Cluster, list[NodeGroup]]:
+    """As `find`, with the cluster's node groups."""
+    row = await find(session, ident, lock=lock)
+    return row, (await groups_of(session, [row]))[row.uuid]
+
+
 async def groups_of(session: AsyncSession, clusters: Collection[Cluster]) -> dict[str, list[NodeGroup]]:
     """The node groups of all these, by the cluster's uuid, in the order of their creation.
 

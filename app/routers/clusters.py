@@ -185,8 +185,7 @@ async def show_cluster(
     """One cluster, by uuid or name; one that failed says of each node group why (`faults`)."""
     arguments(request)
     async with tx.reading() as session:
-        row = await clusters.find(session, ident)
-        groups = (await clusters.groups_of(session, [row]))[row.uuid]
+        row, groups = await clusters.find_whole(session, ident)
         made_from = await clusters.templates_of(session, [row])
     shown = _full(row, groups, made_from.get(row.cluster_template_id), base(request))
     if row.status.endswith("_FAILED"):
@@ -225,8 +224,7 @@ async def update_cluster(
     tx.require("cluster:update_health_status")
     parts = gateway(request)
     async with tx.writing() as session:
-        row = await clusters.find(session, ident, lock=True)
-        groups = (await clusters.groups_of(session, [row]))[row.uuid]
+        row, groups = await clusters.find_whole(session, ident, lock=True)
         wanted = cluster_changes.patched(row, groups, operations(body))
         changes = validated(ClusterChanges, wanted).model_dump(exclude_unset=True)
         if changes.get("node_count") == 0 and version.get() < 10:
@@ -246,8 +244,7 @@ async def delete_cluster(
     arguments(request)
     parts = gateway(request)
     async with tx.writing() as session:
-        row = await clusters.find(session, ident, lock=True)
-        groups = (await clusters.groups_of(session, [row]))[row.uuid]
+        row, groups = await clusters.find_whole(session, ident, lock=True)
         await clusters.delete(session, asked(request, tx), row, groups, parts.settings)
     parts.wake()
     return Response(status_code=204)
@@ -304,8 +301,7 @@ async def upgrade_cluster(
         template = await templates.find(session, body.cluster_template)
     image = await cloud(request).image(template.image_id)
     async with tx.writing() as session:
-        row = await clusters.find(session, ident, lock=True)
-        groups = (await clusters.groups_of(session, [row]))[row.uuid]
+        row, groups = await clusters.find_whole(session, ident, lock=True)
         group = await nodegroups.find(session, row, body.nodegroup or "default-worker")
         await cluster_changes.upgrade(
             session, asked(request, tx), row, groups, group, template, image, body.max_batch_size or 1, place(request)

@@ -107,14 +107,12 @@ async def create_nodegroup(
     arguments(request)
     parts, values = gateway(request), _complete(body)
     async with tx.reading() as session:
-        cluster = await clusters.find(session, ident)
-        groups = (await clusters.groups_of(session, [cluster]))[cluster.uuid]
+        cluster, groups = await clusters.find_whole(session, ident)
         nodegroups.check_new(cluster, groups, values)
     size = await cloud(request).flavor(values["flavor_id"] or cluster.flavor_id)
     image = await cloud(request).image(values["image_id"] or nodegroups.default(groups).image_id or "")
     async with tx.writing() as session:
-        cluster = await clusters.find(session, cluster.uuid, lock=True)
-        groups = (await clusters.groups_of(session, [cluster]))[cluster.uuid]
+        cluster, groups = await clusters.find_whole(session, cluster.uuid, lock=True)
         group = await nodegroups.create(
             session, asked(request, tx), cluster, groups, values, image, size, place(request)
         )
@@ -156,9 +154,8 @@ async def update_nodegroup(
     arguments(request)
     parts = gateway(request)
     async with tx.writing() as session:
-        cluster = await clusters.find(session, ident, lock=True)
+        cluster, groups = await clusters.find_whole(session, ident, lock=True)
         group = await nodegroups.find(session, cluster, nodegroup)
-        groups = (await clusters.groups_of(session, [cluster]))[cluster.uuid]
         wanted = nodegroups.patched(group, operations(body))
         values = validated(NodeGroupChanges, wanted).model_dump()
         await nodegroups.change(session, asked(request, tx), cluster, groups, group, values, place(request))

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from tests.e2e.served import Gateway, serve
 from tests.stack import docker, keystone, kubernetes
-from tests.stack.keystone import ADMIN_PASSWORD
 from tests.stack.session import Stack, wait_until
 from tests.tempest import suite
 from tests.tempest.suite import Changes, NothingRan, Result, Suite
@@ -29,37 +28,7 @@ POLICY = """\
 """
 IMAGE, FLAVOR, KEYPAIR = "kubernetes-node", "node", "magnum-test"
 
-CONFIGURATION = """
-[DEFAULT]
-debug = true
-log_file = tempest.log
-[oslo_concurrency]
-lock_path = {folder}/locks
-[auth]
-use_dynamic_credentials = true
-create_isolated_networks = false
-tempest_roles = member
-admin_username = admin
-admin_project_name = admin
-admin_password = {password}
-admin_domain_name = Default
-admin_user_domain_name = Default
-admin_project_domain_name = Default
-default_credentials_domain_name = Default
-[identity]
-auth_version = v3
-uri_v3 = {keystone}
-region = {region}
-default_domain_id = default
-[identity-feature-enabled]
-api_v3 = true
-api_v2 = false
-[service_available]
-nova = false
-neutron = false
-glance = false
-cinder = false
-swift = false
+CONFIGURATION = """\
 magnum = true
 [enforce_scope]
 magnum = true
@@ -113,15 +82,8 @@ SUITE = Suite("magnum", ("all",), run)
 def _part(name: str, folder: Path, gateway: Gateway, wanted: str) -> list[Result]:
     own = folder / name
     own.mkdir()
-    configuration = CONFIGURATION.format(
-        folder=own,
-        password=ADMIN_PASSWORD,
-        keystone=gateway.keystone.url,
-        region=gateway.region,
-        image=IMAGE,
-        flavor=FLAVOR,
-        keypair=KEYPAIR,
-    )
+    plugin = CONFIGURATION.format(image=IMAGE, flavor=FLAVOR, keypair=KEYPAIR)
+    configuration = suite.configuration(own, gateway, plugin, images=False, networks=False)
     copy = suite.changed_copy(PACKAGE, own / "plugin", _changes(own))
     try:
         return suite.run(own, copy, configuration, f"^{TESTS}{PARTS[name]}.*({wanted})", TESTS, f"magnum-{name}")

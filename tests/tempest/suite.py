@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.e2e.served import Gateway
+from tests.stack.keystone import ADMIN_PASSWORD
 from tests.stack.session import Stack
 from tests.stack.tempest import programs
 
@@ -15,6 +17,39 @@ LINE = re.compile(r"^\{\d+\} (\S+?)(?:\[[^]]*\])? (?:\[[\d.]+s\] )?\.\.\. (ok|FA
 SETUP = re.compile(
     r"^(?:\{\d+\} )?(setUpClass|tearDownClass) \((\S+)\) (?:\[[\d.]+s\] )?\.\.\. (FAILED|SKIPPED)(?:: (.*))?$"
 )
+
+CONFIGURATION = """
+[DEFAULT]
+debug = true
+log_file = tempest.log
+[oslo_concurrency]
+lock_path = {folder}/locks
+[auth]
+use_dynamic_credentials = true
+create_isolated_networks = {networks}
+tempest_roles = member
+admin_username = admin
+admin_project_name = admin
+admin_password = {password}
+admin_domain_name = Default
+admin_user_domain_name = Default
+admin_project_domain_name = Default
+default_credentials_domain_name = Default
+[identity]
+auth_version = v3
+uri_v3 = {keystone}
+region = {region}
+default_domain_id = default
+[identity-feature-enabled]
+api_v3 = true
+api_v2 = false
+[service_available]
+nova = false
+neutron = {networks}
+glance = {images}
+cinder = false
+swift = false
+"""
 
 Changes = Mapping[str, Sequence[tuple[str, str]]]
 """Texts of a plugin's files, by path within the plugin, and what they become."""
@@ -66,6 +101,26 @@ def changed_copy(package: str, folder: Path, changes: Changes) -> Path:
             text = text.replace(before, after)
         path.write_text(text)
     return folder
+
+
+def configuration(folder: Path, gateway: Gateway, plugin: str, *, images: bool, networks: bool) -> str:
+    """The text of tempest.conf for the cloud of a gateway.
+
+    Args:
+        folder: an empty one, for tempest's locks.
+        plugin: what follows ``[service_available]``: first the plugin's own service there, then its sections.
+        images: whether the cloud has a Glance.
+        networks: whether it has a Neutron, where tempest then gives each project a network.
+    """
+    known = CONFIGURATION.format(
+        folder=folder,
+        password=ADMIN_PASSWORD,
+        keystone=gateway.keystone.url,
+        region=gateway.region,
+        images=str(images).lower(),
+        networks=str(networks).lower(),
+    )
+    return f"{known}{plugin}"
 
 
 def run(folder: Path, copy: Path, configuration: str, tests: str, prefix: str, keep: str) -> list[Result]:

@@ -10,7 +10,6 @@ from scripts.newcomer.engine import daemon_command
 from tests.e2e.served import Gateway, serve
 from tests.stack import docker, glance, images, keystone, neutron, registry, venvs
 from tests.stack.docker import answers
-from tests.stack.keystone import ADMIN_PASSWORD
 from tests.stack.registry import Registry
 from tests.stack.session import Service, Stack, free_port
 from tests.tempest import suite
@@ -44,37 +43,7 @@ SERVES = 'CMD ["sh", "-c", "httpd -f -p 80 -h /usr/share/nginx/html"]'
 IMAGE = f"caisson/tempest:{venvs.digest(repr((FILES, SERVES)))}"
 """What the plugin expects of cirros, nginx and ubuntu."""
 
-CONFIGURATION = """
-[DEFAULT]
-debug = true
-log_file = tempest.log
-[oslo_concurrency]
-lock_path = {folder}/locks
-[auth]
-use_dynamic_credentials = true
-create_isolated_networks = true
-tempest_roles = member
-admin_username = admin
-admin_project_name = admin
-admin_password = {password}
-admin_domain_name = Default
-admin_user_domain_name = Default
-admin_project_domain_name = Default
-default_credentials_domain_name = Default
-[identity]
-auth_version = v3
-uri_v3 = {keystone}
-region = {region}
-default_domain_id = default
-[identity-feature-enabled]
-api_v3 = true
-api_v2 = false
-[service_available]
-nova = false
-neutron = true
-glance = true
-cinder = false
-swift = false
+CONFIGURATION = """\
 zun = true
 [network]
 project_network_cidr = 10.100.0.0/16
@@ -121,15 +90,8 @@ SUITE = Suite("zun", ("1.40", "1.1"), run)
 
 
 def _configuration(folder: Path, gateway: Gateway, lane: str, image: str) -> str:
-    return CONFIGURATION.format(
-        folder=folder,
-        password=ADMIN_PASSWORD,
-        keystone=gateway.keystone.url,
-        region=gateway.region,
-        version=lane,
-        image=image,
-        docker=gateway.engine_url,
-    )
+    plugin = CONFIGURATION.format(version=lane, image=image, docker=gateway.engine_url)
+    return suite.configuration(folder, gateway, plugin, images=True, networks=True)
 
 
 def _changes(clients_engine: str) -> Changes:
