@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.db import Database
 from app.errors import Invalid
-from app.schema import Standing, look, upgrade
+from app.schema import NEWEST, Standing, known_revisions, look, upgrade
 from tests.api import caisson as place
 from tests.api.caisson import Caisson
 
@@ -148,3 +148,7 @@ async def test_an_older_or_empty_database_is_not_served_without_its_upgrade(
     await database.migrate()
     await database.require_schema()
     await database.close()
+
+
+def test_the_newest_revision_is_the_last_migration() -> None:
+    assert known_revisions()[0] == NEWEST
