@@ -87,10 +87,12 @@ def sign(
     One that is marked critical is refused, since it would be left out. `organizations` are the groups that the subject
     may claim; None permits any. The certificate does not outlive its authority.
 
-    Raises Invalid for a request that cannot be read, whose signature is not by its key, whose key or hash is weak, or
-    whose subject is not permitted; and when the authority itself has run out.
+    Raises Invalid for a request that cannot be read or comes with its private key, whose signature is not by its key,
+    whose key or hash is weak, or whose subject is not permitted; and when the authority itself has run out.
     """
     now = now or datetime.now(UTC)
+    if "PRIVATE KEY" in request:
+        raise Invalid("csr: it holds a private key, which nobody else may see: make another and send its request alone")
     asked = _read(request)
     issuer = x509.load_pem_x509_certificate(authority.certificate.encode())
     public_key = _strong_key(asked)

@@ -15,6 +15,8 @@ from app.gate import internal_error, render
 
 _BRIEF = Repr()
 _BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 3, 255, 255
+SECRET = ("password", "csr", "source")
+"""Fields of which no answer repeats the value: a private key may have got where its request belongs."""
 _ACTION_PATH = re.compile(r"^/v1/containers/[^/]+/")
 
 
@@ -102,8 +104,8 @@ def magnum_sentence(errors: list[dict[str, Any]]) -> str:
 
 
 def _shown(field: str, value: Any) -> str:
-    """The start of a value, however large or deeply nested it is; of a password nothing."""
+    """The start of a value, however large or deeply nested it is; of what may be a secret nothing."""
     text = value if isinstance(value, str) else _BRIEF.repr(value)
-    if field == "password" or "password" in text:
+    if field in SECRET or any(word in text for word in ("password", "PRIVATE KEY")):
         return "***"
     return text if len(text) <= 255 else text[:255] + "…"

@@ -205,7 +205,8 @@ class Settings(BaseSettings):
     host_down_seconds: float = Field(180.0, gt=0, description="An engine that was silent for so long is down.")
     firewall: Literal["nftables", "none"] = Field(
         "nftables",
-        description="Who enforces the security groups of Neutron. With `none` ports come without port security.",
+        description="Who enforces the security groups of Neutron, and keeps containers from the host. With `none` "
+        "ports come without port security, and containers reach what listens on the host.",
     )
     wire_ranges: list[Annotated[str, AfterValidator(_a_range)]] = Field(
         ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "2001:db8::/32"],

@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
+import structlog
+
 from app.backends import docker_shapes as shapes
 from app.backends import nftables, sandbox
 from app.backends.docker_calls import Calls, container_path, find_url, next_chunk, text_of
@@ -44,6 +46,8 @@ from app.backends.engine import (
 )
 from app.errors import EngineError, Gone, Refused, RegistryDown, Taken, Unavailable
 from app.settings import BackendSettings, Settings
+
+log = structlog.get_logger("caisson.engine")
 
 __all__ = ["DockerEngine", "find_url", "make"]
 
@@ -77,6 +81,7 @@ class DockerEngine(DockerChanges, DockerNodes, DockerGroups, DockerWires, Docker
         self.calls = Calls(name, backend.url, backend.concurrency or 2 * (os.cpu_count() or 1), tls)
         self._settings = settings
         self._may_filter: bool | None = None
+        self._fences: bool | None = None
         self.tables = nftables.Tables(f"{settings.database} {name}")
 
     # Host
@@ -188,7 +193,7 @@ class DockerEngine(DockerChanges, DockerNodes, DockerGroups, DockerWires, Docker
         """
         document = await self.calls.call("GET", f"{container_path(ref)}/json")
         seen = shapes.seen(document)
-        if seen is None or seen.started_at is not None or shapes.LABEL_SEALED in document["Config"]["Labels"]:
+        if seen is None or seen.started_at is not None or document["Config"]["Labels"].get(shapes.LABEL_SEALED):
             return None
         await self.remove(ref, force=True)
         body = {**document["Config"], "HostConfig": document["HostConfig"], **replugged(document)}
@@ -289,12 +294,28 @@ class DockerEngine(DockerChanges, DockerNodes, DockerGroups, DockerWires, Docker
                     await self._drop_networks(networks[1:])
                     break
                 await self._create_network(project_id)
+            await self._fence()
             return shapes.network_name(project_id)
 
     async def remove_network(self, project_id: str) -> None:
         """Remove the project's network when no container uses it, running or not; in use or absent is fine."""
         async with self._network_lock(project_id):
             await self._drop_networks(await self._networks(project_id))
+        if self._fences:
+            await nftables.clear_fence()
+
+    async def _fence(self) -> None:
+        """Keep the containers of projects from the host, or leave that to its operator (docs/security.md)."""
+        if self._fences is None:
+            self._fences = self._settings.firewall == "nftables" and self.calls.is_local and nftables.may_filter()
+            if self._fences:
+                try:
+                    await nftables.fence()
+                except (Refused, Unavailable) as error:  # root, but not on the host
+                    log.warning("containers are not kept from the host", engine=self.name, reason=error.title)
+                    self._fences = False
+        elif self._fences:
+            await nftables.fence()
 
     def _network_lock(self, project_id: str) -> asyncio.Lock:
         return self.calls.session.networks.setdefault(project_id, asyncio.Lock())
@@ -306,8 +327,9 @@ class DockerEngine(DockerChanges, DockerNodes, DockerGroups, DockerWires, Docker
     async def _create_network(self, project_id: str) -> None:
         labels = {shapes.LABEL_PROJECT: project_id}
         pool, prefix = self._settings.network_pool, self._settings.network_prefix
+        name, bridge = shapes.network_name(project_id), nftables.fenced_bridge()
         try:
-            if await self.cut_network(shapes.network_name(project_id), labels, pool, prefix, project_id) is None:
+            if await self.cut_network(name, labels, pool, prefix, project_id, bridge) is None:
                 raise Taken(f"no network of /{prefix} is left in {pool}")
         except NameTaken:
             # By another replica in this moment, or by a network that is not ours.
@@ -350,6 +372,7 @@ class DockerEngine(DockerChanges, DockerNodes, DockerGroups, DockerWires, Docker
                 # A second of the past as well, because Docker answers a moment before it listens.
                 since = int(time.time()) - 1
                 async with self.calls.reply("GET", "events", {"filters": filters, "since": since}) as response:
+                    await self._fence()  # whatever became of it while nobody looked
                     pause, lines = 0.1, shapes.Lines()
                     yield EngineEvent(None, "connected", lost=True)
                     while chunk := await next_chunk(response, self.watch_patience):

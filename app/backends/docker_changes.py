@@ -32,7 +32,8 @@ class DockerChanges:
         name = shapes.image_name(image)
         query = {"container": ref, "repo": name.name, "tag": name.version, "pause": True}
         # An image's labels are inherited: containers of others must not pass as this one.
-        unlabelled = {"Labels": {shapes.LABEL_UUID: "", shapes.LABEL_PROJECT: "", shapes.LABEL_INSTALLATION: ""}}
+        ours = (shapes.LABEL_UUID, shapes.LABEL_PROJECT, *shapes.TELLING)
+        unlabelled = {"Labels": dict.fromkeys(ours, "")}
         container_path(ref)
         made = await self.calls.call("POST", "commit", query, body=unlabelled, seconds=COMMIT_SECONDS)
         return shapes.image_seen(await self.calls.call("GET", f"images/{made['Id']}/json"))

@@ -27,11 +27,12 @@ class DockerNetworks:
     calls: Calls
 
     async def cut_network(
-        self, name: str, labels: Mapping[str, str], pool: str, prefix: int, seed: str
+        self, name: str, labels: Mapping[str, str], pool: str, prefix: int, seed: str, bridge: str | None = None
     ) -> IPv4Network | None:
         """Make a bridge network with a range of `pool` that nothing else on this host has; None when none is left.
 
-        `seed` decides where the search begins. Raises NameTaken.
+        `seed` decides where the search begins; `bridge` is the name of its interface on the host, of Docker's choice
+        if None. Raises NameTaken.
         """
         taken = [IPv4Network(one.cidr) for one in await self.ranges() if "." in one.cidr]
         while subnet := shapes.free_subnet(pool, prefix, taken, zlib.crc32(seed.encode())):
@@ -41,6 +42,7 @@ class DockerNetworks:
                 "Driver": "bridge",
                 "IPAM": {"Config": [{"Subnet": subnet}]},
                 "Labels": dict(labels),
+                "Options": {} if bridge is None else {"com.docker.network.bridge.name": bridge},
             }
             try:
                 await self.calls.call("POST", "networks/create", body=body)

@@ -162,9 +162,7 @@ class DockerNodes(DockerNetworks, DockerStreams, DockerContainers):
     async def clusters(self) -> set[UUID]:
         """Every cluster of which the engine holds anything, of this installation."""
         containers, volumes, networks = await asyncio.gather(
-            self.calls.call("GET", "containers/json", {"all": True, "filters": self._filter()}),
-            self._node_volumes(),
-            self._node_networks(),
+            self._node_containers(), self._node_volumes(), self._node_networks()
         )
         found = (shapes.uuid_of(one["Labels"][LABEL_CLUSTER]) for one in [*containers, *volumes, *networks])
         return {uuid for uuid in found if uuid is not None}
@@ -253,8 +251,13 @@ class DockerNodes(DockerNetworks, DockerStreams, DockerContainers):
         return document
 
     async def _node_refs(self, cluster: UUID) -> list[str]:
+        return [document["Id"] for document in await self._node_containers(cluster)]
+
+    async def _node_containers(self, cluster: UUID | None = None) -> list[dict[str, Any]]:
+        """What bears the labels and a node's name: labels alone may come from the image of a tenant's container."""
         wish = {"all": True, "filters": self._filter(cluster)}
-        return [document["Id"] for document in await self.calls.call("GET", "containers/json", wish)]
+        listed = await self.calls.call("GET", "containers/json", wish)
+        return [document for document in listed if _is_named_as_node(document)]
 
     async def _node_volumes(self, cluster: UUID | None = None) -> list[dict[str, Any]]:
         listed = await self.calls.call("GET", "volumes", {"filters": self._filter(cluster)})
@@ -308,6 +311,11 @@ def _network_name(cluster: UUID) -> str:
 
 def _node_name(cluster: UUID, name: str) -> str:
     return f"caisson-{cluster}-{name}"
+
+
+def _is_named_as_node(document: Mapping[str, Any]) -> bool:
+    cluster = shapes.uuid_of(document["Labels"][LABEL_CLUSTER])
+    return cluster is not None and any(name.startswith(f"/{_node_name(cluster, '')}") for name in document["Names"])
 
 
 def _mount(spec: NodeSpec, path: str, labels: Mapping[str, str]) -> dict[str, Any]:

@@ -41,6 +41,9 @@ LABEL_GROUP = "caisson.group"
 LABEL_VOLUME = "caisson.volume"
 LABEL_SEALED = "caisson.sealed"
 LABEL_NETWORK = "caisson.network"
+TELLING = (LABEL_INSTALLATION, LABEL_GROUP, LABEL_SEALED)
+"""Labels that tell something about a container by being there; one that is not told so bears them empty, because it
+would inherit what its image says."""
 
 OLDEST_API, NEWEST_API = (1, 40), (1, 51)
 
@@ -97,7 +100,12 @@ def create_body(
             raise Refused(f"label {key!r}: labels that start with {LABEL_PREFIX!r} belong to Caisson")
     body: dict[str, Any] = {
         "Image": spec.image,
-        "Labels": {**spec.labels, LABEL_UUID: str(uuid), LABEL_PROJECT: spec.project_id},
+        "Labels": {
+            **dict.fromkeys(TELLING, ""),
+            **spec.labels,
+            LABEL_UUID: str(uuid),
+            LABEL_PROJECT: spec.project_id,
+        },
         "Env": [f"{name}={value}" for name, value in spec.environment.items()],
         "Tty": spec.tty,
         "OpenStdin": spec.interactive,

@@ -6,12 +6,16 @@ between two ports of a bridge as well, because the kernel's br_netfilter shows t
 names begin, so that a new one is shut from the first moment. Packets in the direction in
 which a conversation began are held against the rules each time, answers are not: so a rule that is taken back ends what
 it allowed. The tables outlive Caisson's process.
+
+A third one, the fence, is for the networks that Caisson itself gives to projects: it keeps their containers from the
+host, and from what clouds tell machines at link-local addresses. All Caissons of a host share it.
 """
 
 import asyncio
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -27,7 +31,13 @@ SECONDS = 20.0
 FAMILIES = ("bridge", "inet")
 
 TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
+_ANSWERS = ("ct state related accept", "ct state established ct direction reply accept")
 _WITH_PORTS = {TCP, UDP, 33, 132, 136}
+FENCE = "caisson_fence"
+FENCED = "caip-"
+"""How names of bridges begin whose containers do not reach the host."""
+METADATA = ("ip daddr 169.254.0.0/16 drop", "ip6 daddr { fe80::/10, fd00:ec2::254 } drop")
+"""Where clouds tell a machine its secrets."""
 _BRIDGED = [Path(f"/proc/sys/net/bridge/bridge-nf-call-{family}tables") for family in ("ip", "ip6")]
 
 
@@ -56,7 +66,7 @@ class Tables:
 
     async def works(self) -> bool:
         """Whether this process may filter packets on this host. Makes bridges show frames to the filter."""
-        if os.geteuid() != 0 or shutil.which("nft") is None or shutil.which("nsenter") is None:
+        if not may_filter() or shutil.which("nsenter") is None:
             return False
         try:
             for switch in _BRIDGED:
@@ -87,6 +97,35 @@ class Tables:
     async def remove(self) -> None:
         """Without bridges there is nothing to filter."""
         await _run(["nft", "-f", "-"], _nothing(self.name))
+
+
+def fenced_bridge() -> str:
+    """A name for a new bridge behind the fence: 15 characters, the kernel's limit."""
+    return f"{FENCED}{secrets.token_hex(5)}"
+
+
+def may_filter() -> bool:
+    """Whether this process is somebody who may filter packets on this host."""
+    return os.geteuid() == 0 and shutil.which("nft") is not None
+
+
+async def fence() -> None:
+    """Make sure of the fence. Raises Refused with nft's words."""
+    body = fence_lines()
+    mark = f"is_{hashlib.sha256(repr(body).encode()).hexdigest()[:16]}"
+    try:
+        await _run(["nft", "-f", "-"], f"list chain inet {FENCE} {mark}\n")
+    except Refused:
+        lines = [f"table inet {FENCE} {{", *_chain(mark, []), *body, "}"]
+        await _run(["nft", "-f", "-"], _no_fence() + "\n".join(lines) + "\n")
+
+
+async def clear_fence() -> None:
+    """Remove the fence when nobody is behind it. Raises Refused with nft's words."""
+    if not _is_needed():
+        await _run(["nft", "-f", "-"], _no_fence())
+        if _is_needed():  # somebody made a bridge in this moment
+            await fence()
 
 
 async def host_side(pid: int, mac: str) -> str | None:
@@ -179,11 +218,7 @@ def _passages(bridges: str, places: Sequence[Place], members: Mapping[str, Seque
         maps += _set(f"{way}{version}", f"ifname . ipv{version}_addr : verdict", entries, kind="map")
         known = [entry.rpartition(" : ")[0] for entry in entries]
         maps += _set(f"{way}_known{version}", f"ifname . ipv{version}_addr", known)
-    answers = [
-        "ct state related accept",
-        "ct state established ct direction reply accept",
-        "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept",
-    ]
+    answers = [*_ANSWERS, "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"]
     leaving = [
         "meta nfproto ipv4 iifname . ip saddr != @out_known4 drop",
         "meta nfproto ipv6 iifname . ip6 saddr != @out_known6 drop",
@@ -208,6 +243,7 @@ def _passages(bridges: str, places: Sequence[Place], members: Mapping[str, Seque
                 "type filter hook forward priority -10; policy accept;",
                 f"iifname != {bridges} oifname != {bridges} accept",
                 *answers,
+                *(f"iifname {bridges} {rule}" for rule in METADATA),
                 # Docker routes IPv6 between all its networks.
                 f"iifname {bridges} oifname != {bridges} meta nfproto ipv6 drop",
                 f"iifname != {bridges} oifname {bridges} meta nfproto ipv6 drop",
@@ -237,6 +273,38 @@ def _passages(bridges: str, places: Sequence[Place], members: Mapping[str, Seque
             ],
         ),
     ]
+
+
+def fence_lines() -> list[str]:
+    """The chains of the fence."""
+    bridges = f'"{FENCED}*"'
+    return [
+        *_chain(
+            "input",
+            [
+                "type filter hook input priority -10; policy accept;",
+                f"iifname != {bridges} accept",
+                *_ANSWERS,
+                "meta l4proto { icmp, ipv6-icmp } accept",
+                "drop",
+            ],
+        ),
+        *_chain(
+            "forward",
+            [
+                "type filter hook forward priority -10; policy accept;",
+                *(f"iifname {bridges} {rule}" for rule in METADATA),
+            ],
+        ),
+    ]
+
+
+def _no_fence() -> str:
+    return f"add table inet {FENCE}\ndelete table inet {FENCE}\n"
+
+
+def _is_needed() -> bool:
+    return any(name.startswith(FENCED) for name in _interfaces().values())
 
 
 def _match(rule: Rule) -> str:

@@ -12,15 +12,22 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 import pytest_asyncio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 from sqlmodel import SQLModel, select
 
 from app.db import EVERYTHING
-from app.models import Registry
+from app.errors import Refused
+from app.models import ClusterKey, Registry
 from app.sealed import SEALED
 from app.settings import IdentitySettings, KeystoneSettings, Settings
 from tests.api import caisson as place
 from tests.api.caisson import ADMIN_PASSWORD, Caisson, Running
+from tests.api.clusters import Clusters
 
 LOOKS = ("/v1/containers", "/v1/registries", "/v1/volumes", "/v1/capsules", "/container-infra/v1/clustertemplates")
 
@@ -72,6 +79,7 @@ async def drive(caisson: Caisson, marks: Marks) -> None:
     await _files(caisson, marks)
     await _tickets(caisson, marks)
     await _identity(caisson, marks)
+    await _clusters(caisson, marks)
     for who in ("member", "admin", "foreign"):
         marks.add(f"token of {who}", await caisson.token(who))
         for path in LOOKS:
@@ -116,6 +124,11 @@ async def _files(caisson: Caisson, marks: Marks) -> None:
     marks.answer("owner of a file", await caisson.call("GET", f"/v1/containers/{box['uuid']}/container_actions"))
     await caisson.ok("POST", f"/v1/containers/{box['uuid']}/rebuild")
     await caisson.until(box["uuid"], "Running")
+    for source in (marks.new("content that is no base64"), {"a": marks.new("content in a map")}):
+        wrong = {"image": place.BUSY, "mounts": [mount | {"source": source}]}
+        answer = await caisson.call("POST", "/v1/containers", wrong)
+        assert answer.status_code == 400
+        marks.answer("who sent nonsense", answer)
 
 
 async def _tickets(caisson: Caisson, marks: Marks) -> None:
@@ -175,6 +188,66 @@ async def _identity(caisson: Caisson, marks: Marks) -> None:
             marks.answer("who logged in by credential", answer, token)
         else:
             marks.answer("who failed to log in", answer)
+
+
+async def _clusters(caisson: Caisson, marks: Marks) -> None:
+    clusters = Clusters(caisson)
+    template = await clusters.template()
+    uuid = await clusters.made(template)
+    await _keys(caisson, marks, uuid)
+    mine = ec.generate_private_key(ec.SECP256R1())
+    key = mine.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    marks.add("key of a client", core(key))
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "admin")])
+    asked = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(mine, hashes.SHA256())
+    csr = asked.public_bytes(Encoding.PEM).decode()
+    bodies: list[Any] = [
+        {"cluster_uuid": uuid, "csr": csr},
+        {"cluster_uuid": uuid, "csr": key},  # the wrong file
+        {"cluster_uuid": uuid, "csr": f"{csr}{key}"},  # both
+        {"cluster_uuid": uuid, "csr": [key]},
+        {"cluster_uuid": uuid, "csr": csr, "key": key},
+    ]
+    statuses = []
+    for body in bodies:
+        answer = await clusters.ask("POST", "certificates", body)
+        statuses.append(answer.status_code)
+        marks.answer("who asks for a signature", answer)
+    assert statuses == [201, 400, 400, 400, 400]
+    for path in (
+        f"certificates/{uuid}",
+        f"certificates/{uuid}?ca_cert_type=etcd",
+        f"clusters/{uuid}",
+        "clusters/detail",
+    ):
+        for who in ("member", "admin", "foreign"):
+            marks.answer(f"{who} who looks at {path}", await clusters.ask("GET", path, who=who))
+    for kind in ("certificates", "credentials"):
+        marks.answer(f"who rotates {kind}", await clusters.ask("PATCH", f"{kind}/{uuid}"))
+    await clusters.until(uuid, "UPDATE_COMPLETE")
+    await _keys(caisson, marks, uuid)
+    caisson.running.driver().fail_next("converge", Refused("the engine said no"))
+    failed = await clusters.create(template, name="red")
+    await _keys(caisson, marks, failed)
+    marks.answer("owner of a failed cluster", await clusters.ask("GET", f"clusters/{failed}"))
+    await clusters.until(failed, "CREATE_FAILED")
+    marks.answer("owner of a failed cluster", await clusters.ask("GET", f"clusters/{failed}"))
+    await clusters.ok("DELETE", f"clusters/{failed}")
+    await clusters.gone(f"clusters/{failed}")
+
+
+async def _keys(caisson: Caisson, marks: Marks, cluster: str) -> None:
+    """What only Caisson and the nodes know of a cluster."""
+    async with caisson.running.gateway.database.reading(EVERYTHING) as session:
+        rows = (await session.exec(select(ClusterKey).where(ClusterKey.cluster_id == cluster))).all()
+    assert {row.kind for row in rows} >= {"cluster", "etcd", "front_proxy", "accounts"}
+    for row in rows:
+        marks.add(f"{row.kind} key of a cluster", core(caisson.running.gateway.vault.open(row.private_key)))
+
+
+def core(key: str) -> str:
+    """What of a key in PEM is secret, and found in whatever it was wrapped in."""
+    return max(key.splitlines()[1:-1], key=len)
 
 
 async def stored(running: Running) -> dict[str, str]:

@@ -6,6 +6,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.backends import docker_shapes as shapes
 from app.backends.docker_calls import translate
@@ -323,3 +325,39 @@ def test_nothing_that_was_wished_is_dropped() -> None:
     for field, value in other.items():
         spec = ContainerSpec(**{"project_id": "p", "image": "busybox", field: value})
         assert shapes.create_body(uuid, spec, 50, "127.0.0.1") != told, field
+
+
+text = st.text(st.characters(blacklist_categories=["Cs"]), max_size=20)
+texts = st.dictionaries(text, text, max_size=4)
+
+
+@given(st.lists(text, max_size=4), st.lists(text, max_size=2), texts, texts, text, text, text)
+def test_what_a_tenant_writes_does_not_change_what_a_container_may_do(
+    command: list[str], entrypoint: list[str], environment: dict[str, str], labels: dict[str, str],
+    workdir: str, hostname: str, check: str,
+) -> None:  # fmt: skip
+    """Whatever stands in texts: the engine is told the same of the host, and our labels are ours."""
+    uuid = uuid4()
+    plain = shapes.create_body(uuid, ContainerSpec("p", "busybox"), 50, "127.0.0.1")
+    spec = ContainerSpec(
+        "p", "busybox", command, entrypoint, environment, labels, workdir, hostname, healthcheck=HealthCheck(check)
+    )
+    if any(key.startswith("caisson.") for key in labels):
+        with pytest.raises(Refused, match="belong to Caisson"):
+            shapes.create_body(uuid, spec, 50, "127.0.0.1")
+        return
+    body = shapes.create_body(uuid, spec, 50, "127.0.0.1")
+    assert body["HostConfig"] == plain["HostConfig"]
+    assert body.keys() - plain.keys() <= {"Cmd", "Entrypoint", "WorkingDir", "Hostname", "Healthcheck"}
+    assert {**body["Labels"], **plain["Labels"]} == body["Labels"]
+    assert body["Env"] == [f"{name}={value}" for name, value in environment.items()]
+    assert body["Healthcheck"]["Test"] == ["CMD-SHELL", check]
+
+
+def test_a_container_inherits_no_label_that_tells_whose_it_is() -> None:
+    """Docker takes an image's labels where the container says nothing of its own."""
+    plain = ContainerSpec("p", "busybox")
+    said = shapes.create_body(uuid4(), plain, 50, "127.0.0.1")["Labels"]
+    ours = {value for name, value in vars(shapes).items() if name.startswith("LABEL_") and name != "LABEL_PREFIX"}
+    assert said.keys() == ours - {shapes.LABEL_VOLUME, shapes.LABEL_NETWORK}
+    assert {said[name] for name in shapes.TELLING} == {""}

@@ -1,10 +1,11 @@
 """Neutron's rules as the engine's, and those as text for nft."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.backends.nftables import Place, render
+from app.backends.nftables import FENCE, FENCED, Place, fence_lines, fenced_bridge, render
 from app.backends.wires import Rule
 from app.firewall import rule_of
 
@@ -91,3 +92,21 @@ def test_the_mark_tells_texts_apart() -> None:
 def test_the_text_does_not_depend_on_the_order_of_rules() -> None:
     rules = [Rule(True, 4, 6, 80, 80), Rule(True, 4, 17, 53, 53)]
     assert _text(*rules) == _text(*reversed(rules))
+
+
+def test_no_network_leads_to_what_clouds_tell_machines() -> None:
+    lines = [line.strip() for line in _text().splitlines()]
+    assert 'iifname "cn*" ip daddr 169.254.0.0/16 drop' in lines
+    assert lines.index('iifname "cn*" ip daddr 169.254.0.0/16 drop') < lines.index('iifname "cn*" jump leaving')
+
+
+def test_a_bridge_behind_the_fence_has_a_name_that_the_kernel_takes() -> None:
+    names = {fenced_bridge() for _ in range(100)}
+    assert len(names) == 100
+    assert all(name.startswith(FENCED) and len(name) == 15 for name in names)
+
+
+def test_the_page_has_the_fence_for_those_who_put_it_up_themselves() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "security.md").read_text()
+    shown = page.partition(f"table inet {FENCE} {{\n")[2].partition("\n}\n")[0]
+    assert shown.splitlines() == fence_lines()
