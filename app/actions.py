@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import ColumnElement, and_, bindparam, case, event, exists, func, literal, or_, tuple_, update
+from sqlalchemy import ColumnElement, and_, bindparam, case, delete, event, exists, func, literal, or_, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
@@ -102,6 +102,8 @@ class Step:
     settle: Settle | None = None
 
 
+KEPT = 1000
+"""Finished actions of one resource that are remembered while it is there."""
 STEPS: dict[tuple[str, str], Step] = {}
 
 
@@ -209,10 +211,18 @@ async def unfinished(session: AsyncSession, resource_ids: Sequence[str] | None =
 
 async def history(session: AsyncSession, resource_id: str, request_id: str | None = None) -> list[Action]:
     """What was asked of a resource (by one request), newest first; the last thousand."""
-    query = select(Action).where(Action.resource_id == resource_id).order_by(col(Action.id).desc()).limit(1000)
+    query = select(Action).where(Action.resource_id == resource_id).order_by(col(Action.id).desc()).limit(KEPT)
     if request_id is not None:
         query = query.where(Action.request_id == request_id)
     return list((await session.exec(query)).all())
+
+
+async def forget_beyond(session: AsyncSession, kept: int) -> None:
+    """Let no resource have more finished actions than `kept`: the oldest go."""
+    place = func.row_number().over(partition_by=col(Action.resource_id), order_by=col(Action.id).desc())
+    finished = select(Action.id, place.label("place")).where(~_open(Action.state)).subquery()
+    beyond = select(finished.c.id).where(finished.c.place > kept)
+    await session.exec(delete(Action).where(col(Action.id).in_(beyond)).execution_options(synchronize_session=False))
 
 
 async def ensure_recurring(database: Database, resource_id: str, kind: str, verb: str, backend: str) -> None:

@@ -80,7 +80,7 @@ async def update(
         return
     clusters.check_state(cluster, QUEUEING, "Updating")
     worker = nodegroups.default(groups)
-    touched, args = [worker], UpdateArgs()
+    touched, args = [worker], UpdateArgs(details={name: changes[name] for name in changes.keys() - HEALTH})
     if "node_count" in changes:
         args.before_counts = await nodegroups.set_count(session, cluster, worker, changes["node_count"], place)
     if "labels" in changes:
@@ -119,7 +119,8 @@ async def resize(
     before = await nodegroups.set_count(session, cluster, group, count, place)
     now = await actions.clock(session)
     clusters.begin(cluster, [group])
-    args = UpdateArgs(groups=[group.uuid], leaving=list(leaving), before_counts=before)
+    details = {"nodegroup": group.name, "node_count": count, "nodes_to_remove": list(leaving)}
+    args = UpdateArgs(asked="resize", details=details, groups=[group.uuid], leaving=list(leaving), before_counts=before)
     clusters.submit(session, asked, cluster, "update", now, place.settings, args)
 
 
@@ -155,6 +156,8 @@ async def upgrade(
     _check_upgrade(cluster, before, template)
     touched = [found for found in groups if found.is_default] if group.is_default else [group]
     args = UpdateArgs(
+        asked="upgrade",
+        details={"nodegroup": group.name, "cluster_template": template.uuid, "max_batch_size": batch},
         groups=[found.uuid for found in touched],
         batch=batch,
         before_template=before.uuid if template.uuid != before.uuid else None,

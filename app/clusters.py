@@ -10,7 +10,7 @@ be is refused at once: nothing is accepted whose state would drop it later.
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 from sqlalchemy import func
@@ -35,13 +35,16 @@ class CreateArgs(StepArgs):
 class UpdateArgs(StepArgs):
     """Verb ``update``: node groups were added, changed, or are to go (their status says which).
 
-    `groups` are the uuids of those that this action is about; `leaving` names nodes of one that go first when it
+    `asked` and `details` are for its history only: what was asked, and what that was to become. `groups` are the uuids
+    of those that this action is about; `leaving` names nodes of one that go first when it
     shrinks; `batch` nodes at most are replaced at a time. When it fails, the template, the cluster's labels, the counts
     and the images that it changed become again what `before_template`, `before_labels`, `before_counts` and
     `before_images` say (the latter by group uuid; of images the columns ``image_id``, ``node_image``, ``node_profile``
     and ``labels``).
     """
 
+    asked: Literal["update", "resize", "upgrade", "create_nodegroup", "update_nodegroup", "delete_nodegroup"] = "update"
+    details: dict[str, Any] = Field(default_factory=dict)
     groups: list[str] = Field(default_factory=list)
     leaving: list[str] = Field(default_factory=list)
     batch: int = 1

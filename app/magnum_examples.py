@@ -144,12 +144,27 @@ _SERVICE = {
     "created_at": "2026-01-31T09:05:07+00:00",
     "updated_at": "2026-01-31T09:06:07+00:00",
 }
+_EVENT = {
+    "id": 17,
+    "event": "resize",
+    "status": "done",
+    "status_reason": None,
+    "details": {"nodegroup": "default-worker", "node_count": 3, "nodes_to_remove": []},
+    "steps": 4,
+    "request_id": "req-2f3c5a04-3ff0-4d2e-8d0d-9b1c5a1c7b11",
+    "user_id": _USER,
+    "project_id": _PROJECT,
+    "created_at": "2026-01-31T09:05:07+00:00",
+    "started_at": "2026-01-31T09:05:07+00:00",
+    "finished_at": "2026-01-31T09:05:12+00:00",
+}
 EXAMPLES: Mapping[str, Any] = {
     **{f"list{kind}_cluster_templates": {"clustertemplates": [_TEMPLATE]} for kind in ("", "_detailed")},
     **{f"{verb}_cluster_template": _TEMPLATE for verb in ("create", "show", "update")},
     "list_clusters": {"clusters": [_SHORT]},
     "list_detailed_clusters": {"clusters": [_CLUSTER]},
     "show_cluster": _CLUSTER,
+    "list_cluster_events": {"events": [_EVENT]},
     **{f"{verb}_cluster": {"uuid": _UUID} for verb in ("create", "update", "resize", "upgrade")},
     "list_nodegroups": {"nodegroups": [_GROUP_SHORT]},
     "show_nodegroup": _GROUP,

@@ -166,7 +166,9 @@ async def create(
     clusters.check_spec(cluster, await clusters.template_of(session, cluster), [*groups, group], place)
     session.add(group)
     clusters.begin(cluster, ())
-    clusters.submit(session, asked, cluster, "update", now, place.settings, UpdateArgs(groups=[group.uuid]))
+    details = {"nodegroup": group.name, "node_count": group.node_count}
+    args = UpdateArgs(asked="create_nodegroup", details=details, groups=[group.uuid])
+    clusters.submit(session, asked, cluster, "update", now, place.settings, args)
     return group
 
 
@@ -198,7 +200,8 @@ async def change(
     group.min_node_count, group.max_node_count = least, most
     group.node_labels, group.node_taints = dict(values["node_labels"]), list(values["node_taints"])
     count = max(least, group.node_count if most is None else min(most, group.node_count))
-    args = UpdateArgs(groups=[group.uuid])
+    details = {"nodegroup": group.name, **{name: values[name] for name in sorted(CHANGEABLE)}}
+    args = UpdateArgs(asked="update_nodegroup", details=details, groups=[group.uuid])
     if count != group.node_count:
         args.before_counts = await set_count(session, cluster, group, count, place)
     clusters.check_spec(cluster, await clusters.template_of(session, cluster), groups, place)
@@ -217,7 +220,8 @@ async def remove(session: AsyncSession, asked: Asked, cluster: Cluster, group: N
     clusters.begin(cluster, ())
     group.status, group.status_reason = ClusterStatus.DELETE_IN_PROGRESS, None
     now = await actions.clock(session)
-    clusters.submit(session, asked, cluster, "update", now, place.settings, UpdateArgs(groups=[group.uuid]))
+    args = UpdateArgs(asked="delete_nodegroup", details={"nodegroup": group.name}, groups=[group.uuid])
+    clusters.submit(session, asked, cluster, "update", now, place.settings, args)
 
 
 def check_nodes(role: str, own: Mapping[str, str], taints: Sequence[Mapping[str, str]]) -> None:

@@ -209,7 +209,10 @@ async def observe(job: Job) -> Outcome:
 
 @step("history", "prune")
 async def prune(job: Job) -> Outcome:
-    """Forget finished actions of resources that are gone, after `history_days`, and tickets that expired."""
+    """Forget finished actions of resources that are gone, after `history_days`, and tickets that expired.
+
+    Of what is there all are kept, but no more than the last thousand of each.
+    """
     async with job.database.transaction(EVERYTHING) as session:
         await tickets.prune(session)
         before = await actions.clock(session) - job.settings.history_days * 86400
@@ -224,6 +227,7 @@ async def prune(job: Job) -> Outcome:
             )
             .execution_options(synchronize_session=False)
         )
+        await actions.forget_beyond(session, actions.KEPT)
     return Again(PRUNE_EVERY)
 
 

@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from app.routers import (
     capsules,
     certificates,
+    cluster_events,
     cluster_quotas,
     cluster_reports,
     clusters,
@@ -54,6 +55,7 @@ def container_infra_api() -> list[APIRouter]:
         root.magnum,
         templates.router,
         nodegroups.router,
+        cluster_events.router,
         clusters.router,
         certificates.router,
         certificates.credentials,

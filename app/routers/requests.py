@@ -105,11 +105,11 @@ def parameters(model: type[BaseModel]) -> dict[str, Any]:
     }
 
 
-def paging(filters: Collection[str]) -> dict[str, Any]:
+def paging(filters: Collection[str], mark: str = "uuid") -> dict[str, Any]:
     """OpenAPI for `page`: its query parameters."""
     described = {
         "limit": ("integer", "Most entries in this page"),
-        "marker": ("string", "The uuid of the last entry of the page before"),
+        "marker": ("string", f"The {mark} of the last entry of the page before"),
         "sort_key": ("string", "The field to sort by; id, the order of creation, if absent"),
         "sort_dir": ("string", "asc or desc"),
         **{name: ("string", f"Only entries with this {name}") for name in filters},

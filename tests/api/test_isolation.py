@@ -122,6 +122,7 @@ SAMPLES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", f"{CLUSTERS}/detail"): (f"{CLUSTERS}/detail", None),
     ("POST", CLUSTERS): (CLUSTERS, {"cluster_template_id": "intruders", "name": "intruder"}),
     ("GET", f"{CLUSTERS}/{{ident}}"): (f"{CLUSTERS}/{{cluster}}", None),
+    ("GET", f"{CLUSTERS}/{{ident}}/events"): (f"{CLUSTERS}/{{cluster}}/events", None),
     ("PATCH", f"{CLUSTERS}/{{ident}}"): (f"{CLUSTERS}/{{cluster}}", _NAME),
     ("DELETE", f"{CLUSTERS}/{{ident}}"): (f"{CLUSTERS}/{{cluster}}", None),
     ("POST", f"{CLUSTERS}/{{ident}}/actions/resize"): (f"{CLUSTERS}/{{cluster}}/actions/resize", {"node_count": 2}),

@@ -149,6 +149,11 @@ class Gateway:
         return self._service.pid
 
     @property
+    def headers(self) -> httpx.Headers:
+        """What goes with each request: its token, and the API's version."""
+        return self._client.headers
+
+    @property
     def alive(self) -> bool:
         """Whether its process runs, or is frozen."""
         return self._service is not None and self._service.alive

@@ -13,6 +13,7 @@ PACKAGES = {
     "postgres": "postgresql",
     "wrk": "wrk",
     "nft": "nftables",
+    "haproxy": "haproxy",
 }
 """The Debian package that brings each program."""
 
