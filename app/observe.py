@@ -19,7 +19,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app import actions, capsules, changes, containers, firewall, tickets, volumes
 from app.actions import SYSTEM, Again, Job, Outcome, step
-from app.backends.engine import ContainerEngine, Seen, State, Watches
+from app.backends.engine import SILENT_MOST, ContainerEngine, Seen, State, Watches
 from app.db import EVERYTHING, Database
 from app.errors import EngineError
 from app.models import UNFINISHED, Action, ActionState, Capsule, Cluster, Container, Status
@@ -198,13 +198,17 @@ async def compare(engine: ContainerEngine, database: Database, settings: Setting
 @step("backend", "observe")
 async def observe(job: Job) -> Outcome:
     """The recurring comparison of one backend."""
+    every = job.settings.observe_seconds
     try:
         await compare(job.engine, job.database, job.settings)
         await volumes.sweep(job.engine, job.database)
         await changes.sweep(job.engine.name, job.database, job.settings)
     except EngineError as error:
         log.warning("backend not observed", backend=job.engine.name, reason=error.title)
-    return Again(job.settings.observe_seconds)
+        # When the engine is back, its events are, and they begin with a comparison.
+        silent = min(job.memo.get("silent", every) * 2, max(every, SILENT_MOST))
+        return Again(silent, {"silent": silent})
+    return Again(every, {})
 
 
 @step("history", "prune")

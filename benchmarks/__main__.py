@@ -28,6 +28,7 @@ def main() -> None:
         images.build(url)
         if "watching" in parts:
             show(asyncio.run(watching.measure()))
+            show(asyncio.run(watching.mourn()))
             show(asyncio.run(watching.look(url)))
         if "clusters" in parts:
             debian.program("docker")

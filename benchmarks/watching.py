@@ -1,19 +1,28 @@
 """What it costs to watch clusters that nothing happens to: Caisson's own part, with the driver in memory, and the part
-of a real driver, which asks the engine and the cluster's API."""
+of a real driver, which asks the engine and the cluster's API. And to look for clusters that are complete and dead."""
 
 import asyncio
 import logging
+import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from uuid import uuid4
+from typing import Any, cast
+from uuid import UUID, uuid4
 
 import structlog
 from sqlmodel import select
 
 from app.backends.docker import DockerEngine
 from app.backends.driver import ClusterSpec, Keys, NodeGroupSpec, Progress
+from app.backends.engine import ContainerEngine
+from app.backends.kubernetes_api import Api
+from app.backends.kubernetes_engine import KubernetesEngine
+from app.backends.nodes import ImageHost, NodeSeen
 from app.backends.swarm import SwarmDriver
+from app.backends.swarm_engine import SwarmEngine
+from app.backends.swarm_nodes import Endpoint
 from app.certificates import make_authority
 from app.cluster_watch import watch_id
 from app.db import EVERYTHING
@@ -22,10 +31,13 @@ from app.settings import BackendSettings, ClusterSettings, Settings
 from scripts.nodes import swarm
 from tests.api.caisson import Running, eventually, running
 from tests.api.yard import Yard
+from tests.fake_driver import FakeDriver
 
 CLUSTERS = 100
+NOBODY = "127.0.0.1:9"  # a port at which nobody listens
 SECONDS = 10.0  # that are measured, at a round each second
 LOOKS = 50
+DYING = 75.0  # seconds after which nobody asks often any more whether a dead cluster is back
 NORMAL = ClusterSettings().health_seconds
 
 
@@ -34,7 +46,7 @@ async def measure() -> str:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite+aiosqlite:///{folder}/caisson.db"
-        often = {"clusters": ClusterSettings(health_seconds=1.0), "poll_seconds": 1.0}
+        often: dict[str, Any] = {"clusters": ClusterSettings(health_seconds=1.0), "poll_seconds": 1.0}
         async with running(url, Path(folder), people=(), **often) as place:
             alone, _ = await _load(place)
             yard = Yard(place)
@@ -47,6 +59,47 @@ async def measure() -> str:
         f"watching {CLUSTERS} clusters, Caisson's own part: {each * 1000:.0f} ms of processor a round, "
         f"{100 * each / NORMAL:.2f} % of a core at one in {NORMAL:g} s (aim < 5)"
     )
+
+
+class DeadDriver(FakeDriver):
+    """Its clusters are made, and at once nobody listens where their nodes are."""
+
+    def engine(self, spec: ClusterSpec) -> ContainerEngine:
+        assert spec.keys is not None
+        api = Api(f"https://{NOBODY}", spec.keys)
+
+        async def connect() -> Api:
+            return api
+
+        async def nodes() -> Sequence[NodeSeen]:
+            return ()
+
+        async def endpoints() -> Sequence[Endpoint]:
+            return [Endpoint("127.0.0.1", f"tcp://{NOBODY}", api.tls, True, "none")]
+
+        name, host = f"cluster:{spec.uuid}", cast(ImageHost, None)
+        if spec.uuid.int % 2:
+            return KubernetesEngine(name, connect, nodes, host)
+        return SwarmEngine(name, endpoints, host, Settings())
+
+
+async def mourn() -> str:
+    """The share of a core that `CLUSTERS` clusters take whose nodes are gone: half of swarms, half of Kubernetes."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite+aiosqlite:///{folder}/caisson.db"
+        async with running(url, Path(folder), people=(), driver=DeadDriver, observe_seconds=15.0) as place:
+            alone, _ = await _load(place)
+            yard = Yard(place)
+            for number in range(CLUSTERS):
+                await yard.create(workers=2, name=f"bench-{number}")
+            await eventually(lambda: _all_made(place), lambda: "not all are made", 300.0, 0.5)
+            for uuid in yard.made:
+                yard.driver.vanish(UUID(uuid))
+            await asyncio.sleep(DYING)
+            busy = [(await _load(place))[0] for _ in range(3)]
+    share = (statistics.mean(busy) - alone) / SECONDS
+    return f"{CLUSTERS} dead clusters: {100 * share:.2f} % of a core (aim < 5)"
 
 
 async def look(url: str) -> str:

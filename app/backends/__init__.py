@@ -1,6 +1,7 @@
 """Engines and drivers, found by the entry point groups ``app.backends`` and ``app.drivers``: nothing here names one."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -8,7 +9,7 @@ from importlib.metadata import entry_points
 import structlog
 
 from app.backends.driver import ClusterAbility, ClusterDriver, ClusterType
-from app.backends.engine import ContainerEngine, EngineInfo
+from app.backends.engine import SILENT_MOST, ContainerEngine, EngineInfo
 from app.backends.nodes import Nodes
 from app.errors import EngineError, Invalid, Unavailable, Unsupported
 from app.settings import BackendSettings, Settings
@@ -41,6 +42,7 @@ class Engines(Mapping[str, ContainerEngine]):
         self._engines = dict(engines)
         self._infos: dict[str, EngineInfo] = {}
         self._zones: dict[str, str] = {}
+        self._silent: dict[str, tuple[float, float]] = {}
         self._installation: str | None = None
         self.hosts = tuple(engines)
         self.tried = False
@@ -64,15 +66,13 @@ class Engines(Mapping[str, ContainerEngine]):
         """Serve one more engine, as the availability zone `zone`; without one it is no place for anything new."""
         engine.installation = self._installation
         self._engines[name] = engine
-        self._infos.pop(name, None)
-        self._zones.pop(name, None)
+        self._forget(name)
         if zone is not None:
             self._zones[name] = zone
 
     async def leave(self, name: str) -> None:
         """Serve an engine no longer that has joined."""
-        self._infos.pop(name, None)
-        self._zones.pop(name, None)
+        self._forget(name)
         if (engine := self._engines.pop(name, None)) is not None:
             await engine.close()
 
@@ -99,8 +99,12 @@ class Engines(Mapping[str, ContainerEngine]):
             engine.installation = installation
 
     async def ping(self) -> list[str]:
-        """Ask every engine once, and return who answered; one that does not keeps what it said before."""
-        asked = [*self.hosts, *self._zones]
+        """Ask every engine once, and return who answered; one that does not keeps what it said before.
+
+        One that has joined and is silent is asked less and less often.
+        """
+        now = time.monotonic()
+        asked = [*self.hosts, *(name for name in self._zones if self._silent.get(name, (now, 0.0))[0] <= now)]
         answered = await asyncio.gather(*(self._ping(name) for name in asked))
         return [name for name, yes in zip(asked, answered, strict=True) if yes and name in self._engines]
 
@@ -127,10 +131,18 @@ class Engines(Mapping[str, ContainerEngine]):
             info = await engine.ping()
         except EngineError as error:
             log.warning("engine does not answer", backend=name, reason=error.title)
+            if self._engines.get(name) is engine:
+                _, pause = self._silent.get(name, (0.0, 0.0))
+                self._silent[name] = (time.monotonic() + pause, min(pause * 2 or PING_EVERY, SILENT_MOST))
             return False
         if self._engines.get(name) is engine:
             self._infos[name] = info
+            self._silent.pop(name, None)
         return True
+
+    def _forget(self, name: str) -> None:
+        for known in (self._infos, self._zones, self._silent):
+            known.pop(name, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,10 +66,12 @@ class DockerEngine(DockerChanges, DockerNodes, DockerGroups, DockerWires, Docker
         calls: its HTTP API; `calls.patience` is the seconds within which a unary call must be answered.
         pull_patience: seconds that a pull may go without a sign of progress.
         watch_patience: seconds without an event after which the stream may be dead, and is opened anew.
+        most_pause: seconds between two tries to open it, of a daemon that has been silent for long.
     """
 
     pull_patience = 120.0
     watch_patience = 300.0
+    most_pause = 5.0
 
     def __init__(
         self, name: str, backend: BackendSettings, settings: Settings, tls: ssl.SSLContext | None = None
@@ -381,7 +383,7 @@ class DockerEngine(DockerChanges, DockerNodes, DockerGroups, DockerWires, Docker
                                 yield event
             except EngineError:
                 # The engine is down; whoever pings it says so.
-                pause = min(pause * 2, 5.0)
+                pause = min(pause * 2, self.most_pause)
             await asyncio.sleep(pause)
 
 

@@ -65,16 +65,32 @@ class Session:
         self.slots = asyncio.Semaphore(slots)
         self.networks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.replies: set[aiohttp.ClientResponse] = set()
+        self._parting: dict[asyncio.Future[None], asyncio.Transport] = {}
         self.daemon_api: str | None = None
+
+    def hang_up(self, reply: aiohttp.ClientResponse) -> None:
+        """Close a reply. Over TLS one that was not read to its end stays until the other side has said goodbye."""
+        protocol = reply.connection.protocol if reply.connection is not None else None
+        if protocol is not None and protocol.transport is not None and (parted := protocol.closed) is not None:
+            self._parting[parted] = protocol.transport
+            parted.add_done_callback(self._has_parted)
+        reply.close()
 
     async def close(self) -> None:
         # Closing connections alone does not wake whoever reads from one.
         for reply in tuple(self.replies):
-            reply.close()
+            self.hang_up(reply)
         await self.client.close()
+        # Goodbyes over TLS would outlive the loop that is being closed, and those of a node that is gone last 30 s.
+        for transport in tuple(self._parting.values()):
+            transport.abort()
         if self._connector is not None:
-            # Saying goodbye over TLS would outlive the loop that is being closed.
             await self._connector.close(abort_ssl=True)
+
+    def _has_parted(self, parted: asyncio.Future[None]) -> None:
+        self._parting.pop(parted, None)
+        if not parted.cancelled():
+            parted.exception()  # how it ended does not matter, and one that nobody asks for is complained about
 
 
 def _connect(url: str, tls: ssl.SSLContext | None) -> tuple[Docker, aiohttp.BaseConnector | None]:
@@ -190,7 +206,7 @@ class Calls:
                 yield response
             finally:
                 session.replies.discard(response)
-                response.close()
+                session.hang_up(response)
         except (DockerError, aiohttp.ClientError, OSError, ValueError, LookupError) as error:
             if isinstance(error, DockerError) and error.status != NO_CONNECTION and not await self._is_open():
                 raise Unavailable(error.message) from error

@@ -16,7 +16,7 @@ from aiodocker.stream import Stream as Upgraded
 from yarl import URL
 
 from app.backends import docker_shapes as shapes
-from app.backends.docker_calls import Calls, container_path, next_chunk, translate
+from app.backends.docker_calls import Calls, Session, container_path, next_chunk, translate
 from app.backends.engine import ExecResult, LogOptions, Stream
 from app.errors import EngineError, Gone, Refused, Taken, Unavailable
 
@@ -172,15 +172,15 @@ class DockerStreams:
         async def setup() -> tuple[URL, bytes | None, bool]:
             return url, None if body is None else json.dumps(body).encode(), tty
 
-        upgraded = _Upgraded(self.calls.session.client, setup)
+        session = self.calls.session
+        upgraded = _Upgraded(session.client, setup)
         async with _words():
             async with asyncio.timeout(self.calls.patience):
                 await upgraded.__aenter__()
         try:
             yield _Open(upgraded)
         finally:
-            with suppress(AssertionError):  # the library's, when the connection is gone already
-                await upgraded.close()
+            upgraded.hang_up(session)
 
     async def _exec(self, ref: str, exec_id: str) -> dict[str, Any]:
         if not exec_id.isalnum() or not exec_id.isascii():
@@ -231,6 +231,13 @@ class DockerStreams:
 
 
 class _Upgraded(Upgraded):
+    def hang_up(self, session: Session) -> None:
+        if self._resp is not None and not self._closed:
+            self._closed = True
+            with suppress(Refused):
+                self.write_eof()
+            session.hang_up(self._resp)
+
     def write_eof(self) -> None:
         connection = self._resp.connection if self._resp is not None else None
         transport = connection.transport if connection is not None else None

@@ -50,6 +50,10 @@ class Ability(StrEnum):
     LOG_STREAMS = "log_streams"  # output and errors are told apart, and earlier starts are remembered
 
 
+SILENT_MOST = 60.0
+"""Seconds between two tries to reach an engine of a cluster that has been silent for long: nobody may ever mend it."""
+
+
 class State(StrEnum):
     """The state of an engine's container, in Docker's words."""
 

@@ -121,15 +121,18 @@ class KubernetesDriver:
             await api.close()
 
     async def _view(self, spec: ClusterSpec) -> View:
-        network = await self._host.ensure_node_network(spec.uuid, spec.project_id)
+        """What there is of it. Raises Unavailable when that is nothing: no network is made anew then."""
         seen = await self._host.nodes(spec.uuid)
+        if not seen:
+            raise Unavailable("the engine holds no node of the cluster")
+        network = await self._host.ensure_node_network(spec.uuid, spec.project_id)
         return look(spec, _keys(spec), network, seen, {}, self._settings.clusters.publish_address)
 
     async def _connect(self, spec: ClusterSpec) -> Api:
         """The cluster's API, as long as there is a node that serves it."""
         view = await self._view(spec)
-        if not view.layout.masters:
-            raise Unavailable("the cluster has no control plane")
+        if not any(node.state is State.RUNNING for node in view.masters):
+            raise Unavailable("no control plane of the cluster runs")
         return await self._api(spec.uuid, _keys(spec), view.server)
 
     async def _members(self, spec: ClusterSpec) -> Sequence[NodeSeen]:

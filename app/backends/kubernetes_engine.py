@@ -20,6 +20,7 @@ from app.backends import kubernetes_pods as pods
 from app.backends.chunks import closing
 from app.backends.docker_streams import OUTPUT_LIMIT
 from app.backends.engine import (
+    SILENT_MOST,
     Ability,
     ContainerSpec,
     EngineEvent,
@@ -231,7 +232,7 @@ class KubernetesEngine:
                             queue.put_nowait(EngineEvent(uuid, what))
             except EngineError:
                 # The API is down; whoever pings it says so.
-                pause = min(pause * 2, 5.0)
+                pause = min(pause * 2, SILENT_MOST)
             await asyncio.sleep(pause)
 
     # Inside a container

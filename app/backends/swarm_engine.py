@@ -245,7 +245,10 @@ class SwarmEngine:
         try:
             while not self._closed:
                 with suppress(EngineError):
-                    for endpoint in await self._where():
+                    there = await self._where()
+                    for gone in followers.keys() - set(there):
+                        followers.pop(gone).cancel()
+                    for endpoint in there:
                         if endpoint not in followers or followers[endpoint].done():
                             followers[endpoint] = asyncio.create_task(self._follow(endpoint, queue))
                 connecting = len(followers) if connecting < 0 else connecting

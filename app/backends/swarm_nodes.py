@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from app.backends import docker_shapes as shapes
 from app.backends.chunks import closing
 from app.backends.docker import DockerEngine
-from app.backends.engine import ImageSeen, RegistryLogin, Tars
+from app.backends.engine import SILENT_MOST, ImageSeen, RegistryLogin, Tars
 from app.backends.nodes import ImageHost
 from app.errors import EngineError, Gone, RegistryDown, Unavailable
 from app.settings import BackendSettings, Settings
@@ -44,6 +44,7 @@ class NodeEngine(DockerEngine):
     def __init__(self, endpoint: Endpoint, host: ImageHost, settings: Settings) -> None:
         super().__init__(endpoint.address, BackendSettings(url=endpoint.url), settings, endpoint.tls)
         self.calls.patience = PATIENCE
+        self.most_pause = SILENT_MOST
         self._node = endpoint
         self._host = host
 

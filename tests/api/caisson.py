@@ -263,7 +263,9 @@ def error_of(answer: httpx.Response, status: int, code: str = "") -> dict[str, A
 
 
 @asynccontextmanager
-async def running(url: str, folder: Any, people: Sequence[str] = tuple(PEOPLE), **more: Any) -> AsyncIterator[Running]:
+async def running(
+    url: str, folder: Any, people: Sequence[str] = tuple(PEOPLE), driver: type[FakeDriver] = FakeDriver, **more: Any
+) -> AsyncIterator[Running]:
     """An application on this database. `people` can log in; `more` are settings."""
     settings = Settings(
         data_dir=folder,
@@ -274,7 +276,7 @@ async def running(url: str, folder: Any, people: Sequence[str] = tuple(PEOPLE), 
     )
     engine = StrictEngine("local")
     engine.add_image(BUSY)
-    drivers = Drivers({(name, "local"): FakeDriver(name) for name in ("kubernetes", "swarm")})
+    drivers = Drivers({(name, "local"): driver(name) for name in ("kubernetes", "swarm")})
     app = create_app(settings, Engines({"local": engine}), drivers)
     api = app
     while not isinstance(api, FastAPI):
