@@ -9,7 +9,7 @@ import pytest
 
 from app.documents import EXAMPLES
 from tests.api.caisson import BUSY, Caisson
-from tests.api.test_isolation import SAMPLES
+from tests.api.routes import SAMPLES
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
