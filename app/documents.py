@@ -1,5 +1,6 @@
 """/openapi.json and Swagger UI at /docs, which loads nothing from another host."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 
 from app import magnum_examples
-from app.apis import MAGNUM, MINIMUM, api_of
+from app.apis import MAGNUM, MINIMUM, Api, api_of
 
 STATIC = Path(__file__).parent / "swagger-ui"
 
@@ -33,15 +34,23 @@ class Problems(BaseModel):
     errors: list[Problem]
 
 
+class UnknownVersions(BaseModel):
+    """The body of Magnum's refusal of a version that it does not have; other refusals of versions are `Problems`."""
+
+    errors: list[dict[str, Any]]
+
+
 _MEANINGS = {
     400: "Bad input; the title names the field and the limit",
     403: "A policy rule said no",
     404: "Absent, or not yours",
     405: "No such method here",
     406: "The microversion asked for cannot be served",
+    408: "The body did not come in time",
     409: "The status does not allow it, or a name is ambiguous",
     413: "The body is too large",
     415: "The body is not JSON",
+    429: "The project asks more than its share; Retry-After says when to come back",
     501: "The engine lacks the ability",
     502: "The engine failed",
     503: "Identity or engine cannot be reached",
@@ -339,7 +348,52 @@ EXAMPLES: Mapping[str, Any] = {
     **{f"{verb}_registry": {"registry": _REGISTRY | _LINKS} for verb in ("create", "show", "update")},
 }
 """What each operation answers when all goes well; by operation id."""
-_NOTHING = object()
+_UUID_KEY = re.compile(r"[0-9a-f-]{36}")
+_MAPS = frozenset(
+    {
+        "annotations", "environment", "labels", "labels_added", "labels_overridden", "labels_skipped", "node_labels",
+        "health_status_reason", "healthcheck", "meta_labels", "restart_policy",
+    }
+)  # fmt: skip
+"""Objects whose keys are data."""
+_SOMETIMES = frozenset(
+    {
+        "ca_cert_type",
+        "cluster_id",
+        "entrypoint",
+        "exposed_ports",
+        "finish_time",
+        "host",
+        "links",
+        "ports",
+        "stat",
+        "tty",
+    }
+)
+"""Keys that an answer may lack: of later versions, or not known yet."""
+_MORE: dict[str, dict[str, Any]] = {
+    "image_driver": {"host": {}, "image_pull_policy": {}, "privileged": {}, "runtime": {}, "exposed_ports": {}},
+    "init_containers": {"host": {}},
+    "cluster_template_id": {"stack_id": {}},
+}
+"""By a key that tells what an object is: what it has as well in old versions, or for whom the policy shows it."""
+_OLD_CAPSULE = {key: value for key, value in _CAPSULE.items() if key not in ("name", "labels")} | {
+    "meta_name": "demo",
+    "meta_labels": {"app": "web"},
+    "restart_policy": "always",
+    "volumes_info": {},
+    "capsule_version": "",
+    "containers_uuids": [],
+    "init_containers_uuids": [],
+}
+_OTHERWISE: Mapping[str, Any] = {
+    "show_quotas": {name: {"in_use": 1, "limit": limit} for name, limit in _QUOTAS.items()},
+    "show_cluster_quota": {"project_id": _PROJECT, "resource": "Cluster", "hard_limit": 20},
+    "list_capsules": {"capsules": [_OLD_CAPSULE], "next": None},
+    "create_capsule": _OLD_CAPSULE,
+    "show_capsule": _OLD_CAPSULE,
+}
+"""What operations answer in old versions, when asked for more, or when there is less to say."""
 
 
 def install(api: FastAPI) -> None:
@@ -374,14 +428,75 @@ def _openapi(api: FastAPI) -> dict[str, Any]:
         schema["components"]["securitySchemes"] = {
             "token": {"type": "apiKey", "in": "header", "name": "X-Auth-Token", "description": "A Keystone token"}
         }
+        schema["components"]["responses"] = _shared(schema["paths"])
         for path, methods in schema["paths"].items():
             for operation in methods.values():
                 _complete(operation, path)
-                if (example := EXAMPLES.get(operation["operationId"], _NOTHING)) is not _NOTHING:
+                if (name := operation["operationId"]) in EXAMPLES:
+                    shapes = [_shape(known[name]) for known in (EXAMPLES, _OTHERWISE) if name in known]
+                    content = {"example": EXAMPLES[name], "schema": {"anyOf": shapes} if shapes[1:] else shapes[0]}
                     for status in operation["responses"].keys() & {"200", "201", "202"}:
-                        operation["responses"][status]["content"] = {"application/json": {"example": example}}
+                        operation["responses"][status]["content"] = {"application/json": content}
+        _link(schema["paths"])
         api.openapi_schema = schema
     return api.openapi_schema
+
+
+def _link(paths: dict[str, Any]) -> None:
+    """What is made has a uuid, which goes into the paths below: links that tools can follow."""
+    for path, methods in paths.items():
+        for status in methods.get("post", {}).get("responses", {}).keys() & {"201", "202"}:
+            made = methods["post"]["responses"][status]
+            at = "registry/uuid" if path.endswith("/registries") else "uuid"
+            below = {
+                operation["operationId"]: {
+                    "operationId": operation["operationId"],
+                    "parameters": {found[1]: f"$response.body#/{at}"},
+                }
+                for other, operations in paths.items()
+                if (found := re.match(rf"{re.escape(path)}/{{(ident|uuid)}}(/[^{{]*)?$", other))
+                for operation in operations.values()
+            }
+            if below:
+                made["links"] = below
+
+
+def _shape(example: Any, name: str = "") -> dict[str, Any]:
+    """The JSON schema of answers like this one: all its keys and no others; any value may be missing but a list."""
+    match example:
+        case dict() if name in _MAPS:
+            return {"type": ["object", "null"]}
+        case dict() if example and _UUID_KEY.fullmatch(next(iter(example))):
+            return {"type": ["object", "null"], "additionalProperties": _shape(next(iter(example.values())))}
+        case dict():
+            own = {key: _shape(part, key) for key, part in example.items()}
+            required = sorted(example.keys() - _SOMETIMES)
+            more = {key: part for kind, parts in _MORE.items() if kind in example for key, part in parts.items()}
+            return {
+                "type": "object" if name in ("", "registry") else ["object", "null"],
+                "properties": more | own,
+                "required": required,
+                "additionalProperties": False,
+            }
+        case list():
+            return {"type": ["array", "null"] if name else "array", "items": _shape(example[0]) if example else {}}
+        case str():
+            return {"type": "string" if name in ("uuid", "") else ["string", "null"]}
+        case bool():
+            return {"type": ["boolean", "null"]}
+        case int() | float():
+            return {"type": ["number", "null"]}
+    return {}
+
+
+def _shared(paths: dict[str, Any]) -> dict[str, Any]:
+    """The refusals, which are the same everywhere: taken out of the operations, which refer to them."""
+    found = {}
+    for operation in (operation for methods in paths.values() for operation in methods.values()):
+        for status in operation["responses"].keys() & {str(known) for known in ERRORS}:
+            found[status] = operation["responses"][status]
+            operation["responses"][status] = {"$ref": f"#/components/responses/{status}"}
+    return found
 
 
 def _complete(operation: dict[str, Any], path: str) -> None:
@@ -398,7 +513,13 @@ def _complete(operation: dict[str, Any], path: str) -> None:
             "name": "OpenStack-API-Version",
             "in": "header",
             "required": False,
-            "schema": {"type": "string", "default": f"{api.prefix} latest"},
+            "schema": {"type": "string", "default": f"{api.prefix} latest", "pattern": _versions(api)},
             "description": f"{api.prefix} 1.{MINIMUM} to {api.prefix} 1.{api.maximum}; 1.{MINIMUM} when absent",
         }
     )
+
+
+def _versions(api: Api) -> str:
+    """A pattern for the header's good values, but for lists of several services."""
+    minors = "|".join(str(minor) for minor in range(MINIMUM, api.maximum + 1))
+    return rf"^{api.prefix} (latest|1\.({minors}))$"

@@ -34,7 +34,13 @@ CLUSTERS = f"{MAGNUM}/clusters"
 GROUPS = f"{CLUSTERS}/{{ident}}/nodegroups"
 _KEY = ec.generate_private_key(ec.SECP256R1())
 _SUBJECT = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "intruder")])
-CSR = x509.CertificateSigningRequestBuilder().subject_name(_SUBJECT).sign(_KEY, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+CSR = (
+    x509.CertificateSigningRequestBuilder()
+    .subject_name(_SUBJECT)
+    .sign(_KEY, hashes.SHA256())
+    .public_bytes(Encoding.PEM)
+    .decode()
+)
 _NAME = [{"op": "replace", "path": "/name", "value": "intruder"}]
 
 # A good request for every route: what is in braces is replaced by something of a project's.
@@ -165,6 +171,8 @@ OLD = {
     for verb in ("rename", "add_security_group", "remove_security_group")
 }
 """Versions to ask in, for what the newest does not have."""
+
+
 def routes(api: FastAPI) -> Iterator[tuple[str, str, Allow | None]]:
     """Method, path and guard of every route, nested routers included."""
     for context in iter_route_contexts(api.routes):

@@ -50,7 +50,7 @@ class Case:
 
 
 def matrix(api: FastAPI) -> Iterator[Case]:
-    """All squares that there are: what names nothing has no foreign object, and what names no template no public one."""
+    """All squares there are: what names nothing has no foreign object, and what names no template no public one."""
     for method, path, guard in routes(api):
         if guard is None:
             continue
@@ -221,15 +221,24 @@ async def is_absent(world: World, case: Case, ids: dict[str, str]) -> None:
     assert told.status_code in (400, 403, 404), (case, told.text)
 
 
-@pytest.mark.parametrize(("who", "whose"), [("member", "own"), ("admin", "own"), ("admin", "foreign")])
-async def test_who_may_gets_in(caisson: Caisson, who: str, whose: str) -> None:
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [("member", "own"), ("foreign", "own"), ("admin", "own")],
+        [("member", "public"), ("foreign", "public"), ("admin", "public"), ("admin", "foreign")],
+    ],
+    ids=["own", "others"],
+)
+async def test_who_may_gets_in(caisson: Caisson, turns: list[tuple[str, str]]) -> None:
     """Deletes come last, of what stands in others first; what is there may be changed by then, and refused as such."""
     world = await world_of(caisson)
-    cases = [case for case in matrix(caisson.running.api) if (case.who, case.whose, case.end) == (who, whose, "in")]
-    cases.sort(key=lambda case: (ORDER.index(case.route[0]), -len(case.route[1])))
-    for case in cases:
-        answer = await world.ask(case, world.ids(case))
-        assert answer.status_code not in (401, 403, 404), (case, answer.text)
+    entering = [case for case in matrix(caisson.running.api) if case.end == "in"]
+    for turn in turns:
+        cases = [case for case in entering if (case.who, case.whose) == turn]
+        cases.sort(key=lambda case: (ORDER.index(case.route[0]), -len(case.route[1])))
+        for case in cases:
+            answer = await world.ask(case, world.ids(case))
+            assert answer.status_code not in (401, 403, 404), (case, answer.text)
 
 
 async def test_lists_hold_nothing_of_another_project(caisson: Caisson) -> None:
