@@ -191,10 +191,11 @@ def _read(request: str) -> x509.CertificateSigningRequest:
         digest = asked.signature_hash_algorithm
     except _UNREADABLE:
         raise Invalid("csr: this is not a certificate signing request in PEM that can be read") from None
-    if not signed:
-        raise Invalid("csr: its signature was not made with its own key")
+    # First, since the library may call a signature with a weak hash a wrong one.
     if digest is not None and not isinstance(digest, _HASHES):
         raise Invalid(f"csr: signed with {digest.name}; use sha256, sha384 or sha512")
+    if not signed:
+        raise Invalid("csr: its signature was not made with its own key")
     for extension in extensions:
         if extension.critical:
             raise Invalid(f"csr: the critical extension {extension.oid.dotted_string} cannot be granted; leave it out")

@@ -375,6 +375,7 @@ _MORE: dict[str, dict[str, Any]] = {
     "image_driver": {"host": {}, "image_pull_policy": {}, "privileged": {}, "runtime": {}, "exposed_ports": {}},
     "init_containers": {"host": {}},
     "cluster_template_id": {"stack_id": {}},
+    **{kind: {"next": {"type": "string"}} for kind in ("clustertemplates", "clusters", "nodegroups", "quotas")},
 }
 """By a key that tells what an object is: what it has as well in old versions, or for whom the policy shows it."""
 _OLD_CAPSULE = {key: value for key, value in _CAPSULE.items() if key not in ("name", "labels")} | {

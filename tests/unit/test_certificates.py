@@ -143,6 +143,39 @@ def test_weak_keys_are_refused(key: Any, digest: Any, said: str) -> None:
         signed(request(key=key, digest=digest))
 
 
+# Made with openssl req -new -subj /CN=admin, -sha1 on P-256 and -md5 with RSA: the library makes none any more.
+OLD_REQUESTS = {
+    "sha1": """-----BEGIN CERTIFICATE REQUEST-----
+MIHKMHICAQAwEDEOMAwGA1UEAwwFYWRtaW4wWTATBgcqhkjOPQIBBggqhkjOPQMB
+BwNCAAQYrpAyjKsBFCgQTYv5upvxQYcJjSE0OIRDYhdALpWFdgCp/2mx4jP8tPtZ
+DEQxsC2/wImza3alg021HRrX9e9moAAwCQYHKoZIzj0EAQNJADBGAiEA1LRSJaxj
+WPLEJhK0katQGyA03zR1aCaqxs3EQRS52UsCIQD6fhmhVJQqxRAP35JSQaxI9hQI
+VOfBCeMKte1o1TTwdA==
+-----END CERTIFICATE REQUEST-----""",
+    "md5": """-----BEGIN CERTIFICATE REQUEST-----
+MIICVTCCAT0CAQAwEDEOMAwGA1UEAwwFYWRtaW4wggEiMA0GCSqGSIb3DQEBAQUA
+A4IBDwAwggEKAoIBAQDLhhd/VzQj5nZ9W5XQcGTxK7ilOUlQjII5B9yn7A/wQF0Q
+Q407KCzIR2iAZa2JXIYVXWFA2g7yJjpeWBVD6LFxgDyTj+i0J16qkfRWo0FxtOF+
+PULK2DMdFUbwZ1zkbod4NrHSmXN0z8HJO/nMGwbwmOZ91Gw0K1w/SfoJFnK4pM16
+J+1qdDTUU5tFPxbIF3SUzz6ljbDfOD4iK5D3iOprA8nZ+Qw5j0AFnSH6leTjz+Ob
+wOeQHDdtlL773tl8SY4qtlxG0ZrUAHBbdoESyZtC/3IB1GWAKD9dmgeos0uEJPn7
+jOkoSUnuV+Ivs9akzjkdWO/ztMiFnEywbgszsgbJAgMBAAGgADANBgkqhkiG9w0B
+AQQFAAOCAQEAhIuHbhwZONazcS6GsUygwMv5sva6l3EMGRcWo+Xn6lOkux4qaAZ8
+vZl24XK5ZGbJMI70pjRnpls7HNzj/Q47ZQRJwXiaKB/hDWsExXEQA67p91B//itC
+GVT4GbHXjN87GFsEJG2eblmigqQyOgjmczbHJjwVS8J/T3OfY4eCxVLiQQO4nliY
+brYqegPPUH0uJzQsLm8jKbZJwd6ekgcXOsrfmClVoc0aOMRoUteeph1Ngbnv42gH
+PD4vTPAPS0+si3Ek2BcndKN8bOua4PHgVTkWkWPai1540cqW2+l8/esWBkDC1ATe
+sp+fegwnKMmOpTr5hSZPy/OOaAQmbmjibg==
+-----END CERTIFICATE REQUEST-----""",
+}
+
+
+@pytest.mark.parametrize("digest", OLD_REQUESTS)
+def test_hashes_that_are_broken_are_refused(digest: str) -> None:
+    with pytest.raises(Invalid, match=f"signed with {digest}; use sha256"):
+        signed(OLD_REQUESTS[digest])
+
+
 def test_a_request_for_somebody_elses_key_is_refused() -> None:
     """The last bytes are the signature: without the key nobody can make a good one."""
     der = bytearray(x509.load_pem_x509_csr(request().encode()).public_bytes(serialization.Encoding.DER))

@@ -68,6 +68,19 @@ def test_any_text_is_a_map_or_refused(text: str) -> None:
         assert isinstance(patched(VALUES, [("replace", "/labels", text)], RULES)["labels"], dict)
 
 
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.lists(st.tuples(st.text(max_size=8), st.sampled_from(PATHS) | st.text(max_size=12), ANYTHING), max_size=4))
+def test_any_operation_is_applied_or_refused(operations: list[Operation]) -> None:
+    with contextlib.suppress(Invalid):
+        assert patched(VALUES, operations, RULES).keys() == VALUES.keys()
+
+
 def test_json_will_do_for_a_map_and_a_list() -> None:
     wanted: list[Operation] = [("replace", "/labels", '{"a": true}'), ("replace", "/taints", '[{"k": null}]')]
     found = patched(VALUES, wanted, RULES)
