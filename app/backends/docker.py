@@ -296,8 +296,8 @@ class DockerEngine(DockerChanges, DockerNodes, DockerGroups, DockerWires, Docker
                     await self._drop_networks(networks[1:])
                     break
                 await self._create_network(project_id)
-            await self._fence()
-            return shapes.network_name(project_id)
+        await self._fence()
+        return shapes.network_name(project_id)
 
     async def remove_network(self, project_id: str) -> None:
         """Remove the project's network when no container uses it, running or not; in use or absent is fine."""
