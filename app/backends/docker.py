@@ -306,10 +306,15 @@ class DockerEngine(DockerChanges, DockerNodes, DockerGroups, DockerWires, Docker
         if self._fences:
             await nftables.clear_fence()
 
+    @property
+    def may_fence(self) -> bool:
+        """Whether it is this process that keeps containers of projects from the engine's host."""
+        return self._settings.firewall == "nftables" and self.calls.is_local and nftables.may_filter()
+
     async def _fence(self) -> None:
         """Keep the containers of projects from the host, or leave that to its operator (docs/security.md)."""
         if self._fences is None:
-            self._fences = self._settings.firewall == "nftables" and self.calls.is_local and nftables.may_filter()
+            self._fences = self.may_fence
             if self._fences:
                 try:
                     await nftables.fence()

@@ -18,6 +18,7 @@ import pytest
 from app.archives import one_file
 from app.backends.docker import DockerEngine, make
 from app.backends.engine import Seen
+from app.check import examine
 from app.errors import EngineError
 from app.settings import BackendSettings, Settings
 from tests.conformance.place import Place, until
@@ -150,6 +151,15 @@ async def test_the_fence_is_put_up_again_and_taken_down(place: Place, fenced: Se
     behind = [link["ifname"] for link in json.loads(host("ip", "-json", "link")) if link["ifname"].startswith("caip-")]
     # Other tests, and others' containers, may be behind it.
     assert bool(behind) == ("table inet caisson_fence" in host("nft", "list", "tables"))
+
+
+async def test_the_operator_is_told_who_keeps_containers_from_the_host(docker_url: str, tmp_path: Path) -> None:
+    debian.install(["nft"])
+    backends = {"local": BackendSettings(url=docker_url)}
+    for firewall, told in (("nftables", "by Caisson"), ("none", "by nobody, unless you do it")):
+        settings = Settings.model_validate({"data_dir": tmp_path, "backends": backends, "firewall": firewall})
+        found = [finding.text async for finding in examine(settings)]
+        assert any(f"engine local: containers are kept from its host {told}" in text for text in found), found
 
 
 async def test_there_is_no_other_way_to_the_internet_protocol(place: Place, fenced: Seen) -> None:
