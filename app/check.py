@@ -36,6 +36,13 @@ class Assembled(Protocol):
         ...
 
 
+@runtime_checkable
+class Fencing(Protocol):
+    """An engine whose containers can be kept from its host."""
+
+    may_fence: bool
+
+
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Look at everything, one thing after the other; what cannot be looked at is a finding as well."""
     yield Finding("the settings can be read")
@@ -110,11 +117,18 @@ async def _engine(settings: Settings, name: str) -> list[Finding]:
     try:
         info = await engine.ping()
         about = f"{backend.kind} {info.version} on {info.hostname}, API {info.api_version}"
-        return [Finding(f"engine {name}: {about}"), *await _holes(settings, name, engine)]
+        return [Finding(f"engine {name}: {about}"), *_fence(name, engine), *await _holes(settings, name, engine)]
     except GatewayError as error:
         return [Finding(f"engine {name}: {error.title}", good=False)]
     finally:
         await engine.close()
+
+
+def _fence(name: str, engine: ContainerEngine) -> list[Finding]:
+    if not isinstance(engine, Fencing):
+        return []
+    whose = "by Caisson" if engine.may_fence else "by nobody, unless you do it: docs/security.md, The fence"
+    return [Finding(f"engine {name}: containers are kept from its host {whose}")]
 
 
 async def _holes(settings: Settings, name: str, engine: ContainerEngine) -> list[Finding]:

@@ -296,8 +296,8 @@ class DockerEngine(DockerChanges, DockerNodes, DockerGroups, DockerWires, Docker
                     await self._drop_networks(networks[1:])
                     break
                 await self._create_network(project_id)
-            await self._fence()
-            return shapes.network_name(project_id)
+        await self._fence()
+        return shapes.network_name(project_id)
 
     async def remove_network(self, project_id: str) -> None:
         """Remove the project's network when no container uses it, running or not; in use or absent is fine."""
@@ -306,10 +306,15 @@ class DockerEngine(DockerChanges, DockerNodes, DockerGroups, DockerWires, Docker
         if self._fences:
             await nftables.clear_fence()
 
+    @property
+    def may_fence(self) -> bool:
+        """Whether it is this process that keeps containers of projects from the engine's host."""
+        return self._settings.firewall == "nftables" and self.calls.is_local and nftables.may_filter()
+
     async def _fence(self) -> None:
         """Keep the containers of projects from the host, or leave that to its operator (docs/security.md)."""
         if self._fences is None:
-            self._fences = self._settings.firewall == "nftables" and self.calls.is_local and nftables.may_filter()
+            self._fences = self.may_fence
             if self._fences:
                 try:
                     await nftables.fence()

@@ -355,9 +355,10 @@ async def _run(command: Sequence[str], text: str) -> str:
     """Run one program to its end. Raises Refused with its words, Unavailable when it does not end."""
     # In a thread, because uvloop fails on a program that ends before it has read its input.
     argv = [_path(command[0]), *command[1:]]
+    few = {"PATH": os.environ.get("PATH", os.defpath)}  # of Caisson's own variables some are secrets
     try:
         done = await asyncio.to_thread(
-            subprocess.run, argv, input=text, capture_output=True, text=True, timeout=SECONDS, check=False
+            subprocess.run, argv, input=text, env=few, capture_output=True, text=True, timeout=SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
         raise Unavailable(f"{command[0]} did not end within {SECONDS:g} seconds") from None

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import httpx
 import pytest
 import pytest_asyncio
 from cryptography import x509
@@ -28,6 +27,7 @@ from app.settings import IdentitySettings, KeystoneSettings, Settings
 from tests.api import caisson as place
 from tests.api.caisson import ADMIN_PASSWORD, Caisson, Running
 from tests.api.clusters import Clusters
+from tests.marks import Marks, core
 
 LOOKS = ("/v1/containers", "/v1/registries", "/v1/volumes", "/v1/capsules", "/container-infra/v1/clustertemplates")
 
@@ -37,40 +37,6 @@ async def private(database_url: str, tmp_path: Path) -> AsyncIterator[Running]:
     """An application of this test's own, whose database can be read as a whole."""
     async with place.running(database_url, tmp_path) as running:
         yield running
-
-
-class Marks:
-    """Secrets that can be found again, whatever they were wrapped in."""
-
-    def __init__(self) -> None:
-        self.made: dict[str, str] = {}
-        self.told: list[tuple[str, str]] = []
-
-    def new(self, what: str) -> str:
-        """A secret of the user."""
-        return self.add(what, f"mark-{secrets.token_hex(12)}")
-
-    def add(self, what: str, secret: str) -> str:
-        """A secret that Caisson made."""
-        self.made[secret] = what
-        return secret
-
-    def answer(self, whose: str, answer: httpx.Response, *but: str) -> None:
-        """Remember an answer as one that must have no mark; `but` are those that it is for."""
-        text = f"{answer.headers} {answer.text}"
-        for secret in but:
-            assert secret in text
-            text = text.replace(secret, "")
-        self.told.append((whose, text))
-
-    def found_in(self, where: str, text: str) -> list[str]:
-        """Which marks a text has, plain or in base64 or as in a URL."""
-        found = []
-        for secret, what in self.made.items():
-            shifted = (base64.b64encode(b"x" * shift + secret.encode()).decode()[4:-4] for shift in range(3))
-            if any(form in text for form in (secret, *shifted)):
-                found.append(f"{what} in {where}")
-        return found
 
 
 async def drive(caisson: Caisson, marks: Marks) -> None:
@@ -243,11 +209,6 @@ async def _keys(caisson: Caisson, marks: Marks, cluster: str) -> None:
     assert {row.kind for row in rows} >= {"cluster", "etcd", "front_proxy", "accounts"}
     for row in rows:
         marks.add(f"{row.kind} key of a cluster", core(caisson.running.gateway.vault.open(row.private_key)))
-
-
-def core(key: str) -> str:
-    """What of a key in PEM is secret, and found in whatever it was wrapped in."""
-    return max(key.splitlines()[1:-1], key=len)
 
 
 async def stored(running: Running) -> dict[str, str]:

@@ -50,6 +50,11 @@ class Gateway:
         """``http://127.0.0.1:port``."""
         return self.service.facts["url"]
 
+    @property
+    def folder(self) -> Path:
+        """All that it writes."""
+        return Path(self.service.facts["folder"])
+
     def openstack(self, verb: str, *words: str, user: str = "alpha-member", version: str | None = None) -> str:
         """What ``openstack appcontainer VERB WORDS…`` prints.
 
@@ -176,7 +181,7 @@ def serve(
             "CAISSON_PULL_POLICY": "ifnotpresent",
             **environment,
         },
-        facts={"url": url},
+        facts={"url": url, "folder": str(folder)},
     )
     try:
         yield Gateway(service, keystone, region, engine_url)

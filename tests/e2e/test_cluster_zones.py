@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.leaks import leaks
 from tests.e2e.served import CommandError, Gateway, serve
 from tests.stack.images import BUSYBOX
 from tests.stack.keystone import Keystone
@@ -114,6 +115,7 @@ def test_a_swarm_is_a_zone_of_its_project(gateway: Gateway) -> None:
     with pytest.raises(CommandError, match=r"cluster:demo could not be found"):
         gateway.openstack("run", "--availability-zone", "cluster:demo", BUSYBOX, "true", user="beta-member")
     live(gateway, "cluster:demo")
+    assert leaks(gateway) == []
     # With the cluster goes what is in it, and nothing is stuck.
     left = gateway.openstack_json("run", "--availability-zone", "cluster:demo", BUSYBOX, *SLEEPER)
     gateway.become(left["uuid"], "Running")
@@ -127,4 +129,5 @@ def test_a_swarm_is_a_zone_of_its_project(gateway: Gateway) -> None:
 def test_so_is_a_cluster_of_kubernetes(gateway: Gateway) -> None:
     cluster(gateway, "kube", "kubernetes")
     live(gateway, "cluster:kube")
+    assert leaks(gateway) == []
     remove(gateway, "kube")
