@@ -3,13 +3,19 @@
 Requests over the rate are paced first, each waits for its turn up to a second, and what would wait longer is told 429
 and when to come back. That answer is held for as long, because whoever asks again at once would otherwise keep the
 process busy with refusals.
+
+All requests share one thread, so whoever has sixty of them begun makes everybody else wait for sixty at each turn. So a
+project begins few at a time, and others of its own wait in front; a request that takes longer, because it waits for an
+engine or a body, stands in nobody's way and no longer counts.
 """
 
 import asyncio
 import math
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 from cachetools import TTLCache
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,6 +27,10 @@ from app.settings import LimitSettings
 PATIENCE = 1.0  # seconds
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 MOST_PROJECTS = 100_000  # whose recent past is remembered
+ALONE = 16  # requests that a project begins at a time while nobody else asks
+AMONG_OTHERS = 1  # and while somebody does
+COMPANY_SECONDS = 30.0  # since somebody else asked
+TURN_SECONDS = 0.05  # after which a request is taken to wait for something else than this process
 
 
 class Pace:
@@ -44,13 +54,84 @@ class Pace:
         return seconds
 
 
+@dataclass(slots=True)
+class Lane:
+    """One project's requests: how many have a turn, and those that wait for one."""
+
+    begun: int = 0
+    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+
+
+class Turns:
+    """Lets each project begin few requests at a time, in the order in which they came."""
+
+    def __init__(self, timer: Callable[[], float] = time.monotonic) -> None:
+        self._timer = timer
+        self._lanes: dict[str, Lane] = {}
+        self._last = ""
+        self._company_until = 0.0
+
+    @asynccontextmanager
+    async def turn(self, project_id: str) -> AsyncIterator[None]:
+        """Wait for a turn. It ends with the block, or before that when the block takes long."""
+        self._notice(project_id)
+        lane = self._lanes.setdefault(project_id, Lane())
+        if lane.begun < self._most() and not lane.waiting:
+            lane.begun += 1
+        else:
+            await self._wait(project_id, lane)
+        ended = False
+
+        def end() -> None:
+            nonlocal ended
+            if not ended:
+                ended = True
+                self._end(project_id, lane)
+
+        timer = asyncio.get_running_loop().call_later(TURN_SECONDS, end)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            end()
+
+    def _notice(self, project_id: str) -> None:
+        if self._last and project_id != self._last:
+            self._company_until = self._timer() + COMPANY_SECONDS
+        self._last = project_id
+
+    def _most(self) -> int:
+        return AMONG_OTHERS if self._timer() < self._company_until else ALONE
+
+    async def _wait(self, project_id: str, lane: Lane) -> None:
+        place = asyncio.get_running_loop().create_future()
+        lane.waiting.append(place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if not place.cancelled():  # it had got its turn just now
+                self._end(project_id, lane)
+            raise
+
+    def _end(self, project_id: str, lane: Lane) -> None:
+        lane.begun -= 1
+        while lane.waiting and lane.begun < self._most():
+            place = lane.waiting.popleft()
+            if not place.done():  # else it was cancelled
+                lane.begun += 1
+                place.set_result(None)
+        if not lane.begun and not lane.waiting:
+            self._lanes.pop(project_id, None)
+
+
 class Limits:
-    """ASGI, behind authentication: keeps each project to its pace and its number of requests at a time."""
+    """ASGI, behind authentication: keeps each project to its pace and its number at a time, and gives it turns."""
 
     def __init__(self, app: ASGIApp, settings: LimitSettings) -> None:
         self.app = app
         self._settings = settings
         self._pace = Pace(settings.rate, settings.burst)
+        self._turns = Turns()
         self._inside: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,7 +156,8 @@ class Limits:
                 rate += f"{self._settings.write_cost:g} and a read 1."
                 await _refuse(scope, receive, send, rate, math.ceil(seconds))
             else:
-                await self.app(scope, receive, send)
+                async with self._turns.turn(project):
+                    await self.app(scope, receive, send)
         finally:
             self._inside[project] -= 1
             if not self._inside[project]:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 
-from benchmarks import clusters, lifecycle, reads, streams, watching
+from benchmarks import clusters, idle, lifecycle, neighbours, reads, streams, watching
 from benchmarks.served import caisson
 from scripts.nodes import swarm
 from tests.stack import debian, docker, images, kubernetes, postgres
@@ -19,10 +19,10 @@ def show(line: str) -> None:
 
 def main() -> None:
     """One process for all, as a user's would be."""
-    parts = sys.argv[1:] or ["lifecycle", "reads", "streams", "watching", "clusters"]
+    parts = sys.argv[1:] or ["lifecycle", "reads", "streams", "watching", "clusters", "neighbours", "idle"]
     stack = Stack.open()
     try:
-        if {"reads", "clusters"} & set(parts):
+        if {"reads", "clusters", "neighbours", "idle"} & set(parts):
             debian.program("wrk")
         os.environ["DOCKER_HOST"] = url = docker.engine(stack)
         images.build(url)
@@ -35,7 +35,15 @@ def main() -> None:
             nodes = {"swarm": swarm.build(url)[0], "kubernetes": kubernetes.image(url)}
             for line in clusters.measure(nodes):
                 show(line)
-        if set(parts) - {"watching", "clusters"}:
+        if "neighbours" in parts:
+            with caisson(environment=neighbours.LIMITS) as served:
+                for line in neighbours.compare(served):
+                    show(line)
+        if "idle" in parts:
+            with caisson(environment=idle.SETTINGS) as served:
+                for line in asyncio.run(idle.compare(served)):
+                    show(line)
+        if set(parts) - {"watching", "clusters", "neighbours", "idle"}:
             run(parts)
         if "reads" in parts:
             server = postgres.Postgres(postgres.start(stack))

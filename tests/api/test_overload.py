@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from tests.api import caisson as place
 from tests.api.caisson import Caisson, error_of
 from tests.api.test_streams import attached, refused, terminal
 from tests.api.websocket import websocket
+
+IDLE = 100
 
 
 @asynccontextmanager
@@ -34,6 +36,13 @@ async def narrow(tmp_path: Path) -> AsyncIterator[Caisson]:
 async def two_websockets(tmp_path: Path) -> AsyncIterator[Caisson]:
     """No more than two terminals of a project."""
     async with allowing(tmp_path, websockets=2) as made:
+        yield made
+
+
+@pytest_asyncio.fixture
+async def many_websockets(tmp_path: Path) -> AsyncIterator[Caisson]:
+    """As many as `IDLE`."""
+    async with allowing(tmp_path, websockets=IDLE) as made:
         yield made
 
 
@@ -71,3 +80,23 @@ async def test_websockets(two_websockets: Caisson) -> None:
                 assert socket.subprotocol == "binary"
         async with websocket(narrow.running.app, await attached(narrow, one["uuid"])) as again:
             assert again.subprotocol == "binary", "one that was closed no longer counts"
+
+
+async def test_idle_websockets_hurt_nobody(many_websockets: Caisson) -> None:
+    """A project has as many open as it may, and nothing comes on them: everybody is served, and the limit holds."""
+    crowded = many_websockets
+    box = await terminal(crowded)
+    other = await crowded.made(run=True, who="foreign", command=["cat"], interactive=True, tty=True)
+    async with AsyncExitStack() as stack:
+        for _ in range(IDLE):
+            await stack.enter_async_context(websocket(crowded.running.app, await attached(crowded, box["uuid"])))
+        await refused(crowded, await attached(crowded, box["uuid"]), 429, "too-many-requests")
+        for who, found in (("member", box), ("foreign", other)):
+            listed = await crowded.ok("GET", "/v1/containers", who=who)
+            assert [shown["uuid"] for shown in listed["containers"]] == [found["uuid"]]
+        async with websocket(crowded.running.app, await attached(crowded, other["uuid"], who="foreign")) as talking:
+            await talking.send(b"hello\r")
+            await talking.heard(b"hello\r\nhello\r\n")
+        assert (await crowded.made(who="foreign"))["status"] == "Created"
+    async with websocket(crowded.running.app, await attached(crowded, box["uuid"])) as again:
+        assert again.subprotocol == "binary"

@@ -5,6 +5,7 @@ import csv
 import re
 import socket
 from collections import Counter
+from typing import Any
 
 import httpx
 
@@ -15,7 +16,7 @@ from tests.stack import debian
 from tests.stack.session import ROOT, Stack, free_port
 
 PAGE = ROOT / "docs" / "operations.md"
-DRAIN = 5  # seconds, as the page says
+DRAIN = 3  # seconds, as the page says
 
 
 class Balancer:
@@ -34,7 +35,7 @@ class Balancer:
             ready=lambda: self._socket.exists() and self.standing() == {"one": "UP", "two": "UP"},
         )
 
-    def standing(self) -> dict[str, str]:
+    def standing(self) -> dict[str, Any]:
         """How it sees each server that it checks."""
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(self._socket))
@@ -85,7 +86,7 @@ class Load:
         while not self._ending.is_set():
             await self._ask("GET", "/v1/containers")
             if made := await self._ask("POST", "/v1/registries", registry):
-                self.registries.append(made["uuid"])
+                self.registries.append(made["registry"]["uuid"])
             await asyncio.sleep(0.02)
 
     async def _creates(self) -> None:
@@ -94,7 +95,7 @@ class Load:
                 self.containers.append(made["uuid"])
             await asyncio.sleep(0.5)
 
-    async def _ask(self, method: str, path: str, body: object = None) -> dict[str, str]:
+    async def _ask(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         try:
             answer = await self._client.request(method, path, json=body)
         except httpx.TransportError as error:

@@ -8,7 +8,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from app.auth import Caller
-from app.limits import PATIENCE, Limits, Pace
+from app.limits import ALONE, COMPANY_SECONDS, PATIENCE, Limits, Pace, Turns
 from app.settings import LimitSettings
 
 
@@ -121,3 +121,55 @@ async def test_refusals_are_held_and_do_not_pile_up() -> None:
     done, waiting = await asyncio.wait(flood, timeout=PATIENCE / 2)
     assert (len(done), len(waiting)) == (45, 5)
     assert {(await task)[0] for task in flood} == {429}
+
+
+async def test_a_project_among_others_begins_one_at_a_time() -> None:
+    """Others need not wait for all that it has begun; what takes long lets the next one begin."""
+    turns, order = Turns(), list[str]()
+    ends = [asyncio.Event() for _ in range(4)]
+
+    async def request(project: str, number: int) -> None:
+        async with turns.turn(project):
+            order.append(f"{project}{number}")
+            await ends[number].wait()
+
+    other = asyncio.create_task(request("b", 0))
+    flood = [asyncio.create_task(request("a", number)) for number in (1, 2, 3)]
+    await asyncio.sleep(0)
+    assert order == ["b0", "a1"]
+    flood[1].cancel()
+    ends[1].set()
+    await flood[0]
+    await asyncio.sleep(0)
+    assert order == ["b0", "a1", "a3"], "one that was given up is passed over"
+    later = asyncio.create_task(request("a", 2))
+    ends[2].set()
+    await later
+    assert order == ["b0", "a1", "a3", "a2"], "a3 still waits for something else"
+    for event in ends:
+        event.set()
+    await asyncio.gather(other, flood[2])
+
+
+async def test_a_project_by_itself_begins_many() -> None:
+    now = 0.0
+    turns, begun, end = Turns(lambda: now), list[str](), asyncio.Event()
+
+    async def request(project: str) -> None:
+        async with turns.turn(project):
+            begun.append(project)
+            await end.wait()
+
+    tasks = [asyncio.create_task(request("a")) for _ in range(ALONE + 1)]
+    await asyncio.sleep(0)
+    assert len(begun) == ALONE
+    end.set()
+    await asyncio.gather(*tasks, request("b"))
+    end.clear()
+    tasks = [asyncio.create_task(request("a")) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert len(begun) == ALONE + 3, "somebody else asked a moment ago"
+    now += COMPANY_SECONDS
+    tasks.append(asyncio.create_task(request("a")))
+    end.set()
+    await asyncio.gather(*tasks)
