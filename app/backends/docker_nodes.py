@@ -115,6 +115,13 @@ class DockerNodes(DockerNetworks, DockerStreams, DockerContainers):
             mounts = [mount["Name"] for mount in document["Mounts"] if mount["Type"] == "volume"]
             await asyncio.gather(*(self._drop("volumes", volume) for volume in mounts))
 
+    async def drop_strays(self, cluster: UUID) -> None:
+        """Remove the volumes of nodes that are gone; see `Nodes`."""
+        volumes = await self._node_volumes(cluster)
+        there = {node.name for node in await self.nodes(cluster)}
+        strays = [document["Name"] for document in volumes if document["Labels"].get(LABEL_NODE) not in there]
+        await asyncio.gather(*(self._drop("volumes", name) for name in strays))
+
     async def nodes(self, cluster: UUID) -> list[NodeSeen]:
         """All nodes of one cluster, by name."""
         documents = await asyncio.gather(*(self._inspect_node(ref) for ref in await self._node_refs(cluster)))

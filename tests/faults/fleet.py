@@ -114,6 +114,8 @@ class Fleet:
         assert shown["status_reason"] is None
         held = await self.held(uuid)
         assert (len(held["running"]), len(held["containers"]), len(held["networks"])) == (nodes, nodes, 1)
+        names = {document["Labels"]["caisson.node"] for document in held["containers"]}
+        assert {document["Labels"]["caisson.node"] for document in held["volumes"]} == names
         groups = await self.ask("GET", f"clusters/{uuid}/nodegroups")
         assert {group["status"].partition("_")[2] for group in groups["nodegroups"]} == {"COMPLETE"}
 
