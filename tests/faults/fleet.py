@@ -50,7 +50,9 @@ class Fleet:
         self.templates.append((await self.ask("POST", "clustertemplates", body))["uuid"])
 
     async def clear(self) -> None:
-        """Delete all clusters."""
+        """Delete all clusters, also after a test that failed while nobody ran."""
+        if not self.gateway.alive:
+            await self.gateway.start()
         for cluster in (await self.ask("GET", "clusters"))["clusters"]:
             await self.ask("DELETE", f"clusters/{cluster['uuid']}")
             await self.is_gone(cluster["uuid"])

@@ -37,12 +37,11 @@ REPLACING: dict[str, Point] = {
 }
 REMOVING: dict[str, Point] = {
     "one node is removed, and nobody knows": (REMOVE, "after", 1),
-    "nodes are removed, a volume is not": (VOLUME, "before", 1),
     "all is removed, and nobody knows": (LEAVE, "after", 1),
 }
 REMOVING_HALF: dict[str, Point] = {
     "one node is not removed": (REMOVE, "before", 1),
-    "all but the network is removed": (LEAVE, "before", 1),
+    "nodes are removed, a volume is not": (VOLUME, "before", 1),
 }
 
 
