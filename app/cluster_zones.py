@@ -128,14 +128,11 @@ class Zones:
     async def follow(self) -> None:
         """Serve the clusters that there are, and settle what is left of those that are gone."""
         async with self._turn:
-            if (mark := await self._newest()) == self._mark and not self._departed():
+            mark = await self._newest()
+            if mark != self._mark:
+                await self._serve_all()
+            elif not self._departed():
                 return
-            found = await cluster_specs.read(self._database, EVERYTHING, col(Cluster.status).in_(SERVED))
-            there = {engine_name(uuid): rows for uuid, rows in found.items()}
-            for name in [name for name in self._served if name not in there]:
-                await self._leave(name)
-            for name, rows in there.items():
-                await self._join(name, rows)
             await self._settle()
             self._mark = mark
 
@@ -144,6 +141,14 @@ class Zones:
         for task in self._watchers.values():
             task.cancel()
         await asyncio.gather(*self._watchers.values(), return_exceptions=True)
+
+    async def _serve_all(self) -> None:
+        found = await cluster_specs.read(self._database, EVERYTHING, col(Cluster.status).in_(SERVED))
+        there = {engine_name(uuid): rows for uuid, rows in found.items()}
+        for name in [name for name in self._served if name not in there]:
+            await self._leave(name)
+        for name, rows in there.items():
+            await self._join(name, rows)
 
     def _runs_containers(self, cluster: Cluster) -> bool:
         driver = self._drivers.get((cluster.driver, cluster.backend))

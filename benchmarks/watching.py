@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -31,6 +32,7 @@ from app.settings import BackendSettings, ClusterSettings, Settings
 from scripts.nodes import swarm
 from tests.api.caisson import Running, eventually, running
 from tests.api.yard import Yard
+from tests.conformance.place import until
 from tests.fake_driver import FakeDriver
 
 CLUSTERS = 100
@@ -121,7 +123,7 @@ async def look(url: str) -> str:
             await driver.observe(spec)
         each = (time.process_time() - spent) / LOOKS
     finally:
-        await driver.delete(spec.uuid)
+        await until(partial(driver.delete, spec.uuid))
         await driver.close()
         await engine.close()
     return (

@@ -97,6 +97,11 @@ class FakeNodes:
                 if node.seen.ref == ref:
                     self._drop_node(key, keep_volumes=keep_volumes)
 
+    async def drop_strays(self, cluster: UUID) -> None:
+        async with self._verb("drop_strays"):
+            for volume in [one for one in self._node_volumes if one[0] == cluster and one[:2] not in self._nodes]:
+                del self._node_volumes[volume]
+
     async def nodes(self, cluster: UUID) -> list[NodeSeen]:
         async with self._verb("nodes"):
             return sorted((node.seen for node in self._of(cluster)), key=lambda seen: seen.name)

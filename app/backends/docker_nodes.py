@@ -32,6 +32,7 @@ LABEL_CLUSTER = "caisson.cluster"
 LABEL_NODE = "caisson.node"
 LABEL_GROUP = "caisson.nodegroup"
 LABEL_PROJECT = "caisson.cluster.project"
+LABEL_TRIAL = "caisson.trial"
 LABEL_DRIVER = "caisson.node.label."
 
 PRIVILEGED: Mapping[str, Any] = {"Privileged": True}
@@ -88,7 +89,7 @@ class DockerNodes(DockerNetworks, DockerStreams, DockerContainers):
         seen = None if document is None else node_seen(document)
         if seen is None:
             await self._check_address(spec)
-            body = self._body(spec, await self._privileges_of(spec.image))
+            body = self._body(spec, await self._privileges_of(spec))
             seen = await self._make_named(name, body, node_seen)
         if seen.started_at is None and spec.files:
             await self.put_files(seen.ref, spec.files)
@@ -113,6 +114,13 @@ class DockerNodes(DockerNetworks, DockerStreams, DockerContainers):
         if not keep_volumes:
             mounts = [mount["Name"] for mount in document["Mounts"] if mount["Type"] == "volume"]
             await asyncio.gather(*(self._drop("volumes", volume) for volume in mounts))
+
+    async def drop_strays(self, cluster: UUID) -> None:
+        """Remove the volumes of nodes that are gone; see `Nodes`."""
+        volumes = await self._node_volumes(cluster)
+        there = {node.name for node in await self.nodes(cluster)}
+        strays = [document["Name"] for document in volumes if document["Labels"].get(LABEL_NODE) not in there]
+        await asyncio.gather(*(self._drop("volumes", name) for name in strays))
 
     async def nodes(self, cluster: UUID) -> list[NodeSeen]:
         """All nodes of one cluster, by name."""
@@ -221,27 +229,35 @@ class DockerNodes(DockerNetworks, DockerStreams, DockerContainers):
             if other.address == spec.address and other.name != spec.name:
                 raise Taken(f"node {spec.name}: address {spec.address} is already in use by node {other.name}")
 
-    async def _privileges_of(self, image: str) -> Mapping[str, Any]:
+    async def _privileges_of(self, spec: NodeSpec) -> Mapping[str, Any]:
         """How nodes are privileged here. Whether the host allows `privileged` is tried once, with any node's image."""
         if runtime := self._settings.clusters.runtime:
             return {"Runtime": runtime, "CapAdd": ["ALL"]}
         async with self.calls.session.networks.setdefault("privileged", asyncio.Lock()):
             if self._privileges is None:
-                self._privileges = await self._try_privileged(image)
+                self._privileges = await self._try_privileged(spec)
         return self._privileges
 
-    async def _try_privileged(self, image: str) -> Mapping[str, Any]:
+    async def _try_privileged(self, spec: NodeSpec) -> Mapping[str, Any]:
+        """By a container that is no node. It belongs to the cluster, so that it goes whoever is killed meanwhile."""
+        labels = self._node_labels(spec.cluster, spec.project_id) | {LABEL_TRIAL: ""}
+        mine = json.dumps({"label": [f"{LABEL_CLUSTER}={spec.cluster}", LABEL_TRIAL]})
+        for left in await self.calls.call("GET", "containers/json", {"all": True, "filters": mine}):
+            await self.remove(left["Id"], force=True)
         host = {"NetworkMode": "none", "AutoRemove": True, **PRIVILEGED}
-        body = {"Image": image, "Entrypoint": ["/bin/true"], "HostConfig": host, "Labels": {LABEL_NODE: ""}}
-        trial = (await self.calls.call("POST", "containers/create", body=body))["Id"]
-        try:
-            await self.start_node(trial)
-        except Refused as error:
-            log.warning("privileged containers do not start, nodes get capabilities", reason=error.title)
-            return CAPABLE
-        finally:
-            await self.remove(trial, force=True)
-        return PRIVILEGED
+        body = {"Image": spec.image, "Entrypoint": ["/bin/true"], "HostConfig": host, "Labels": labels}
+        while True:
+            trial = (await self.calls.call("POST", "containers/create", body=body))["Id"]
+            try:
+                await self.start_node(trial)
+            except Refused as error:
+                log.warning("privileged containers do not start, nodes get capabilities", reason=error.title)
+                return CAPABLE
+            except Gone:  # another replica, which tries it as well, took it for one that was left behind
+                continue
+            finally:
+                await self.remove(trial, force=True)
+            return PRIVILEGED
 
     async def _inspect_node(self, ref: str) -> dict[str, Any] | None:
         try:

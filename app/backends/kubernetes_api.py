@@ -28,14 +28,16 @@ class ApiDown(Unavailable):
 
 
 class Api:
-    """One cluster's API at `server`, an address as ``https://10.0.0.3:6443``."""
+    """One cluster's API at `server`, an address as ``https://10.0.0.3:6443``; `answers` is whether it did last time."""
 
     def __init__(self, server: str, keys: Keys) -> None:
         self.server = server
+        self.answers = True
         self.tls = context(keys)
         self._client = httpx.AsyncClient(verify=self.tls, timeout=PATIENCE, trust_env=False)
 
     async def close(self) -> None:
+        self.answers = False
         await self._client.aclose()
 
     async def call(
@@ -54,7 +56,9 @@ class Api:
                 method, f"{self.server}{path}", params=query, json=body, headers=headers
             )
         except httpx.HTTPError as error:
+            self.answers = False
             raise ApiDown(f"{self.server}: {_words(error)}") from error
+        self.answers = True
         try:
             document: Document = answer.json()
         except ValueError:

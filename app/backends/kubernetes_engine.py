@@ -9,8 +9,8 @@ import json
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -44,6 +44,7 @@ MAPS = f"/api/v1/namespaces/{pods.NAMESPACE}/configmaps"
 SETTLE = 60.0  # seconds that a pod may take to run, or to end
 HOPELESS = 5.0  # seconds after which no node is found suitable
 IMPORT_SECONDS = 600.0
+KNOWN_FOR = 10.0  # seconds that is believed where the API is, as long as it answers, and that a node holds an image
 KEPT_LINES, KEPT_BYTES = 1000, 256 * 1024
 """How much of a pod's log outlives it."""
 
@@ -64,6 +65,9 @@ class KubernetesEngine:
         self._connect = connect
         self._nodes = nodes
         self._host = host
+        self._known: Api | None = None
+        self._known_until = 0.0
+        self._holds: dict[tuple[str, str], float] = {}
         self._open: dict[str, PodStream] = {}
         self._over: deque[str] = deque(maxlen=1000)
         self._attached: dict[str, set[PodStream]] = {}
@@ -72,7 +76,7 @@ class KubernetesEngine:
 
     async def ping(self) -> EngineInfo:
         """What its nodes have together. Raises Unavailable when the API does not answer."""
-        api = await self._connect()
+        api = await self._api()
         version, nodes = await asyncio.gather(api.version(), api.nodes())
         info = next(iter(nodes.values()))["status"]["nodeInfo"] if nodes else {}
         capacity = [node["status"].get("capacity", {}) for node in nodes.values()]
@@ -100,7 +104,7 @@ class KubernetesEngine:
 
     async def find(self, uuid: UUID) -> Seen | None:
         """Our container, by the name of its config map."""
-        api = await self._connect()
+        api = await self._api()
         try:
             kept = await api.call("GET", f"{MAPS}/{pods.name(uuid)}")
         except Gone:
@@ -109,7 +113,7 @@ class KubernetesEngine:
 
     async def find_all(self) -> list[Seen]:
         """Every container that bears our label, in no order."""
-        api = await self._connect()
+        api = await self._api()
         selector = shapes.LABEL_UUID
         if self.installation is not None:
             selector += f",{shapes.LABEL_INSTALLATION}={self.installation}"
@@ -130,7 +134,7 @@ class KubernetesEngine:
         image = await self.image(spec.image)
         if image is None:
             raise Gone(f"No such image: {spec.image}")
-        api = await self._connect()
+        api = await self._api()
         await self._check_size(api, spec)
         kept = pods.config_map(uuid, spec, image, self.installation)
         await self._ensure_namespace(api)
@@ -154,7 +158,7 @@ class KubernetesEngine:
             return
         uuid = _uuid(ref)
         if found is not None and (pods.is_over(found) or found["metadata"].get("deletionTimestamp")):
-            await self._drop(api, uuid, 0)
+            await self._drop(api, uuid)
         wish = json.loads(kept["data"]["pod"])
         await self._spread(wish["spec"]["containers"][0]["image"])
         await self._note(api, uuid, {pods.WANTED: "yes", pods.ENDED: None, pods.ERROR: None})
@@ -172,7 +176,7 @@ class KubernetesEngine:
         log = b""
         with suppress(EngineError):
             log = await self._tail(api, uuid)
-        last = await self._drop(api, uuid, max(timeout, 1))
+        last = await self._end(api, uuid, timeout)
         never = pods.seen(kept, last)
         if never is not None and never.state is State.CREATED:
             return
@@ -192,8 +196,7 @@ class KubernetesEngine:
         seen = pods.seen(kept, found)
         if not force and seen is not None and seen.state is State.RUNNING:
             raise Taken(f"container {seen.uuid} is running: stop it before it is removed")
-        # At once only what has ended: of the rest the node is to be heard.
-        await self._drop(api, _uuid(ref), 0 if found is None or pods.is_over(found) else 1)
+        await self._end(api, _uuid(ref), 0)
         with suppress(Gone, Taken):
             meta = {"preconditions": {"uid": kept["metadata"]["uid"]}}
             await api.call("DELETE", f"{MAPS}/{pods.name(_uuid(ref))}", meta)
@@ -217,7 +220,7 @@ class KubernetesEngine:
         pause = 0.1
         while True:
             try:
-                api = await self._connect()
+                api = await self._api()
                 since = await api.call("GET", PODS, query={"labelSelector": shapes.LABEL_UUID, "limit": "1"})
                 query = {"labelSelector": shapes.LABEL_UUID, "watch": "true"}
                 query["resourceVersion"] = since["metadata"]["resourceVersion"]
@@ -259,7 +262,8 @@ class KubernetesEngine:
             query["sinceTime"] = f"{datetime.fromtimestamp(options.since, UTC):%Y-%m-%dT%H:%M:%SZ}"
         async with closing(api.stream(f"{PODS}/{pods.name(_uuid(ref))}/log", query, follow=options.follow)) as parts:
             async for part in parts:
-                yield part
+                if rest := pods.without_farewell(found, part):
+                    yield rest
 
     async def execute(self, ref: str, command: Sequence[str], timeout: float) -> ExecResult:
         """Run a command to its end; see `Execs`. One that is given up hears the end of its output."""
@@ -280,7 +284,7 @@ class KubernetesEngine:
         await self._running(ref, command)
         exec_id = secrets.token_hex(32)
         noted = json.dumps({"command": list(command), "interactive": interactive})
-        await self._note(await self._connect(), _uuid(ref), {f"{pods.EXEC}{exec_id[:32]}": noted})
+        await self._note(await self._api(), _uuid(ref), {f"{pods.EXEC}{exec_id[:32]}": noted})
         return exec_id
 
     @asynccontextmanager
@@ -373,6 +377,7 @@ class KubernetesEngine:
         for seen in await self.find_all():
             if _full(seen.image) == name:
                 raise Taken(f"image {image} is used by container {seen.uuid}")
+        self._holds.clear()
         for node in await self._nodes():
             await self._host.run_in_node(node.ref, ["ctr", "-n", "k8s.io", "images", "rm", name])
 
@@ -383,11 +388,14 @@ class KubernetesEngine:
             await self._import(image, lacking)
 
     async def _lacking(self, image: str) -> Sequence[NodeSeen]:
-        name = _full(image)
-        nodes = await self._nodes()
+        name, now = _full(image), time.monotonic()
+        nodes = [node for node in await self._nodes() if self._holds.get((node.ref, name), 0.0) < now]
         command = ["ctr", "-n", "k8s.io", "images", "ls", "-q", f"name=={name}"]
         said = await asyncio.gather(*(self._host.run_in_node(node.ref, command) for node in nodes))
-        return [node for node, one in zip(nodes, said, strict=True) if name not in one.output.decode().split()]
+        lacking = [node for node, one in zip(nodes, said, strict=True) if name not in one.output.decode().split()]
+        self._holds = {held: until for held, until in self._holds.items() if until > now}
+        self._holds |= {(node.ref, name): now + KNOWN_FOR for node in nodes if node not in lacking}
+        return lacking
 
     async def _import(self, image: str, nodes: Sequence[NodeSeen]) -> None:
         async def one(node: NodeSeen) -> None:
@@ -401,9 +409,17 @@ class KubernetesEngine:
 
     # How it works
 
+    async def _api(self) -> Api:
+        """The cluster's API. Raises Unavailable when nothing of it is there."""
+        known = self._known
+        if known is None or not known.answers or time.monotonic() > self._known_until:
+            self._known = known = await self._connect()
+            self._known_until = time.monotonic() + KNOWN_FOR
+        return known
+
     async def _look(self, ref: str) -> tuple[Api, Mapping[str, Any], Mapping[str, Any] | None]:
         """A config map and its pod. Raises Gone."""
-        uuid, api = _uuid(ref), await self._connect()
+        uuid, api = _uuid(ref), await self._api()
         kept, found = await asyncio.gather(api.call("GET", f"{MAPS}/{pods.name(uuid)}"), _pod(api, uuid))
         if pods.ref_of(kept) != ref:
             raise Gone(f"No such container: {ref}")
@@ -421,7 +437,7 @@ class KubernetesEngine:
 
     @asynccontextmanager
     async def _exec(self, path: str, command: Sequence[str], *, interactive: bool) -> AsyncIterator[PodStream]:
-        api = await self._connect()
+        api = await self._api()
         query = [("container", pods.BOX), *(("command", word) for word in command), ("stdout", "true")]
         query += [("stdin", "true"), ("tty", "true")] if interactive else [("stderr", "true")]
         async with opened(api.server, api.tls, f"{path}/exec", query) as stream:
@@ -466,7 +482,7 @@ class KubernetesEngine:
                 raise Taken("its pod was deleted while it was being started")
             if words := pods.never_began(found) or pods.trouble(found):
                 await self._note(api, uuid, {pods.WANTED: "no", pods.ERROR: words})
-                await self._drop(api, uuid, 0)
+                await self._drop(api, uuid)
                 kind = Gone if "not found" in words and "image" in words.lower() else Refused
                 raise kind(words)
             state = pods.status_of(found).get("state") or {}
@@ -475,31 +491,76 @@ class KubernetesEngine:
             waited = time.monotonic() - began
             if waited > HOPELESS and (words := pods.unscheduled(found)):
                 await self._note(api, uuid, {pods.WANTED: "no", pods.ERROR: words})
-                await self._drop(api, uuid, 0)
+                await self._drop(api, uuid)
                 raise Taken(words)
             if waited > SETTLE:
                 raise Unavailable(f"its pod is {found['status'].get('phase', 'Pending')} since {waited:.0f} seconds")
             await asyncio.sleep(pause)
-            pause = min(pause * 1.5, 0.5)
+            pause = min(pause * 1.5, 0.2)
 
-    async def _drop(self, api: Api, uuid: UUID, grace: int) -> Mapping[str, Any] | None:
-        """Delete a pod and wait until it is gone: what it said last."""
-        path, last = f"{PODS}/{pods.name(uuid)}", await _pod(api, uuid)
-        if last is None:
-            return None
-        query = {"fieldSelector": f"metadata.name={pods.name(uuid)}", "watch": "true"}
-        query["resourceVersion"] = last["metadata"]["resourceVersion"]
-        query["timeoutSeconds"] = str(grace + int(SETTLE))
-        with suppress(Gone):
-            await api.call("DELETE", path, {"gracePeriodSeconds": grace})
-        async with closing(api.lines(PODS, query)) as lines:
-            async for line in lines:
-                event = json.loads(line)
-                if pods.status_of(event["object"]).get("state", {}).get("terminated"):
-                    last = event["object"]
-                if event["type"] == "DELETED":
+    async def _end(self, api: Api, uuid: UUID, timeout: int) -> Mapping[str, Any] | None:
+        """End a pod within `timeout` seconds, and remove it: what it said last; None when there is none.
+
+        Its node says that it has ended, and only seconds later that it may go: that is not waited for.
+        """
+        found = await _pod(api, uuid)
+        if found is None or pods.is_over(found):
+            return await self._drop(api, uuid)
+        before, last = pods.status_of(found).get("state", {}).get("terminated"), found
+        async with self._leaving(api, found, max(timeout, 1)) as events:
+            if timeout == 0:
+                await self._kill(found)
+            async for what, seen in events:
+                over = pods.status_of(seen).get("state", {}).get("terminated")
+                last = seen if over else last
+                if what == "DELETED":
+                    return last
+                if over and over != before and seen["metadata"].get("deletionTimestamp"):
+                    await self._drop(api, uuid)
                     return last
         raise Unavailable("its pod is still there")
+
+    async def _drop(self, api: Api, uuid: UUID) -> Mapping[str, Any] | None:
+        """Delete a pod that does not run, at once: what it said last."""
+        if (last := await _pod(api, uuid)) is None:
+            return None
+        async with self._leaving(api, last, 0) as events:
+            async for what, seen in events:
+                last = seen if pods.status_of(seen).get("state", {}).get("terminated") else last
+                if what == "DELETED":
+                    return last
+        raise Unavailable("its pod is still there")
+
+    @asynccontextmanager
+    async def _leaving(
+        self, api: Api, found: Mapping[str, Any], grace: int
+    ) -> AsyncIterator[AsyncIterator[tuple[str, Mapping[str, Any]]]]:
+        """Ask for a pod to be deleted, and follow what becomes of it."""
+        meta = found["metadata"]
+        query = {"fieldSelector": f"metadata.name={meta['name']}", "watch": "true"}
+        query |= {"resourceVersion": meta["resourceVersion"], "timeoutSeconds": str(grace + int(SETTLE))}
+        # Not one that has its name by now.
+        body = {"gracePeriodSeconds": grace, "preconditions": {"uid": meta["uid"]}}
+        with suppress(Gone, Taken):
+            await api.call("DELETE", f"{PODS}/{meta['name']}", body)
+
+        async def events() -> AsyncGenerator[tuple[str, Mapping[str, Any]], None]:
+            async for line in lines:
+                event = json.loads(line)
+                if event["object"].get("metadata", {}).get("uid") == meta["uid"]:
+                    yield event["type"], event["object"]
+
+        async with closing(api.lines(PODS, query)) as lines, aclosing(events()) as told:
+            yield told
+
+    async def _kill(self, found: Mapping[str, Any]) -> None:
+        """Kubernetes itself would give it two seconds. Where that does not work it gets them."""
+        box = pods.status_of(found).get("containerID", "").partition("://")[2]
+        command = ["ctr", "-n", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", box]
+        for node in await self._nodes():
+            if box and node.name == found["spec"].get("nodeName"):
+                with suppress(EngineError):
+                    await self._host.run_in_node(node.ref, command)
 
     async def _tail(self, api: Api, uuid: UUID) -> bytes:
         query = {"container": pods.BOX, "tailLines": str(KEPT_LINES), "limitBytes": str(KEPT_BYTES)}

@@ -240,6 +240,9 @@ def _kubelet(layout: Layout, group: NodeGroupSpec) -> dict[str, Any]:
         "evictionHard": {"nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%"},
         # A node that has just become ready says so at the next of these moments. Nothing is sent when nothing changed.
         "nodeStatusUpdateFrequency": "2s",
+        # As releases from 1.27 on have it; before, ten pods that come and go at once waited for five calls a second.
+        "kubeAPIQPS": 50,
+        "kubeAPIBurst": 100,
         **plan.dialect(plan.image_of(layout.spec, group)).kubelet_settings,
     }
 

@@ -6,6 +6,7 @@ as well, which holds the pod that a start makes, and what was seen of the last o
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -225,6 +226,13 @@ def happened(event: Document) -> tuple[UUID | None, str]:
     state = status_of(found).get("state", {})
     what = "die" if "terminated" in state else "start" if "running" in state else "create"
     return UUID(uuid), "destroy" if event["type"] == "DELETED" else what
+
+
+def without_farewell(found: Document, part: bytes) -> bytes:
+    """What comes of a log without what kubelet itself adds when the container is removed under the eyes of a reader."""
+    ident = status_of(found).get("containerID", "").partition("://")[2]
+    words = rb'rpc error: code = NotFound [^\n]*"%s": not found\Z' % re.escape(ident).encode()
+    return re.sub(words, b"", part) if ident else part
 
 
 def kept_log(kept: Document) -> bytes:

@@ -82,6 +82,7 @@ class Steps:
             except (ApiDown, Gone, Taken) as error:
                 # The API is being started, or a node was stopped or removed since it was looked at.
                 return self._go_on(error.title, 0.5)
+        await self.host.drop_strays(self.view.spec.uuid)
         return Progress(True, f"{_count(len(self.view.nodes), 'node')} ready", memo=self.memo)
 
     # Containers

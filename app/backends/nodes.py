@@ -98,6 +98,13 @@ class Nodes(Protocol):
         """Remove it, running or not, with its volumes unless they are kept for a node of the same name."""
         ...
 
+    async def drop_strays(self, cluster: UUID) -> None:
+        """Remove the volumes of nodes that are gone, once all that are wished for are there.
+
+        Who removed a node may have been killed before its volumes went; another one of its name must not find them.
+        """
+        ...
+
     async def nodes(self, cluster: UUID) -> list[NodeSeen]:
         """All nodes of one cluster, by name."""
         ...

@@ -91,6 +91,7 @@ class Steps:
                 if not after:
                     self._memo.pop("waiting", None)
                 return Progress(False, text, after, self._memo)
+        await self._host.drop_strays(self._spec.uuid)
         return Progress(True, memo={})
 
     async def _well(self) -> str | None:

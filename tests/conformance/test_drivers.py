@@ -1,7 +1,7 @@
 """What every cluster driver does, on each that there is."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,16 +10,26 @@ import pytest
 from app import certificates
 from app.backends.driver import ClusterAbility, ClusterDriver, ClusterSpec
 from app.errors import EngineError, Invalid, Unsupported
-from tests.conformance.yard import YARDS, Yard, resized
+from tests.conformance.yard import YARDS, Kept, Yard, resized
 from tests.stack import kubernetes
 
 pytestmark = pytest.mark.timeout(kubernetes.SECONDS)
+
+
+@pytest.fixture(scope="module")
+def kept(docker_url: str) -> Iterator[Kept]:
+    """Standing clusters on the engine of this machine."""
+    made = Kept(docker_url)
+    yield made
+    made.remove()
 
 
 @pytest.fixture(params=list(YARDS))
 async def yard(request: pytest.FixtureRequest) -> AsyncIterator[Yard]:
     """A driver and its surroundings; the clusters of the test are removed afterwards."""
     made = YARDS[request.param](request)
+    if request.param != "fake":
+        made.kept = request.getfixturevalue("kept")
     yield made
     await made.clean_up()
 
@@ -101,8 +111,7 @@ async def test_nodes_come_and_go(yard: Yard) -> None:
 
 async def test_groups_come_and_go(yard: Yard) -> None:
     assert ClusterAbility.NODE_GROUPS in yard.driver.abilities
-    small = yard.plan(workers=1)
-    await yard.reach(small)
+    small = await yard.standing()
     before = await yard.seen(small)
     large = replace(small, groups=[*small.groups, yard.group("extra", 1, node_labels={"disk": "fast"})])
     await yard.reach(large)
@@ -140,8 +149,7 @@ async def test_a_step_that_was_cut_off_is_made_up_for(yard: Yard) -> None:
 
 
 async def test_a_node_that_stops_is_seen_and_started_again(yard: Yard) -> None:
-    spec = yard.plan(workers=1)
-    await yard.reach(spec)
+    spec = await yard.standing()
     before = await yard.seen(spec)
     (worker,) = names(before, spec, "default-worker")
     await yard.stop(spec.uuid, worker)
@@ -159,8 +167,7 @@ async def test_a_node_that_stops_is_seen_and_started_again(yard: Yard) -> None:
 
 async def test_with_all_nodes_stopped_its_api_does_not_answer(yard: Yard) -> None:
     """And converging starts them as well."""
-    spec = yard.plan(workers=1)
-    await yard.reach(spec)
+    spec = await yard.standing()
     for node in (await yard.seen(spec)).nodes:
         await yard.stop(spec.uuid, node.name)
     seen = await yard.seen(spec)
@@ -189,16 +196,17 @@ async def test_nodes_are_replaced_by_those_of_another_image(yard: Yard) -> None:
 async def test_an_authority_is_replaced(yard: Yard) -> None:
     """First nodes trust both, then only the new one; what was there stays."""
     assert ClusterAbility.ROTATE_CA in yard.driver.abilities
-    spec = yard.plan(workers=1)
+    spec = await yard.standing()
     assert spec.keys is not None
-    await yard.reach(spec)
     before = await yard.seen(spec)
     new = certificates.rotate(spec.keys.cluster).authority
     both = replace(spec, keys=replace(spec.keys, cluster=new, previous=spec.keys.cluster))
     assert await yard.reach(both) != []
+    yard.keep(both)
     assert (await yard.seen(both)).healthy
     only = replace(spec, keys=replace(spec.keys, cluster=new))
     await yard.reach(only)
+    yard.keep(only)
     after = await yard.seen(only)
     assert after.healthy
     assert {(node.name, node.address) for node in after.nodes} == {(node.name, node.address) for node in before.nodes}

@@ -163,6 +163,14 @@ async def test_volumes_outlive_the_container_but_not_the_node(site: Site) -> Non
     await site.engine.remove_node(again.ref)
     anew = await site.started(volumes=[STATE])
     assert await site.text(anew.ref, f"{STATE}/id") is None
+    # Whoever removed it was cut off before its volumes went.
+    await site.engine.put_files(anew.ref, {f"{STATE}/id": b"2"})
+    await site.engine.drop_strays(site.cluster)
+    assert await site.text(anew.ref, f"{STATE}/id") == "2"
+    await site.engine.remove_node(anew.ref, keep_volumes=True)
+    await site.engine.drop_strays(site.cluster)
+    last = await site.started(volumes=[STATE])
+    assert await site.text(last.ref, f"{STATE}/id") is None
 
 
 async def test_commands_run_with_and_without_input(site: Site) -> None:

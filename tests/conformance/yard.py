@@ -6,7 +6,9 @@ A driver is added by a function that makes a `Yard` of it, and its name in `YARD
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from typing import Any
 from uuid import UUID, uuid4
@@ -19,6 +21,7 @@ from app.backends.kubernetes import KubernetesDriver
 from app.backends.swarm import SwarmDriver
 from app.certificates import make_authority
 from app.settings import BackendSettings, Settings
+from tests.conformance.place import until
 from tests.fake_driver import FakeDriver
 
 MOST_STEPS = 2000
@@ -39,6 +42,7 @@ class Yard:
         sizes: cores and MiB of each node.
         labels: what each cluster of the test bears.
         seconds: how long a change may take.
+        kept: clusters that outlive a test, where making one takes long.
         clean: frees what the yard itself made.
     """
 
@@ -53,6 +57,7 @@ class Yard:
     labels: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 30.0
     clean: Callable[[], Awaitable[None]] | None = None
+    kept: "Kept | None" = None
     made: list[ClusterSpec] = field(default_factory=list)
 
     def plan(self, masters: int = 1, workers: int = 1, **wishes: Any) -> ClusterSpec:
@@ -67,6 +72,23 @@ class Yard:
         spec = ClusterSpec(uuid4(), uuid4().hex, "blue", self.coe, groups, **wish)
         self.made.append(spec)
         return spec
+
+    async def standing(self) -> ClusterSpec:
+        """A complete cluster of a master and a worker, which other tests had before and will have afterwards.
+
+        Whoever changes the wish for good says so by `keep`; whatever else is different is put right for the next one.
+        """
+        known = None if self.kept is None else self.kept.specs.get(self.driver.name)
+        spec = known or self.plan(workers=1)
+        await self.reach(spec)
+        self.keep(spec)
+        return spec
+
+    def keep(self, spec: ClusterSpec) -> None:
+        """From now on this is what the standing cluster is to be."""
+        if self.kept is not None:
+            self.kept.specs[self.driver.name] = spec
+            self.made = [one for one in self.made if one.uuid != spec.uuid]
 
     def group(self, name: str, count: int, role: str = "worker", **wishes: Any) -> NodeGroupSpec:
         """A wish for a node group."""
@@ -119,6 +141,27 @@ class Yard:
         await self.twin.close()
         if self.clean is not None:
             await self.clean()
+
+
+@dataclass
+class Kept:
+    """The wishes for clusters that outlive a test, by the name of their driver, on the Docker engine at `url`."""
+
+    url: str
+    specs: dict[str, ClusterSpec] = field(default_factory=dict)
+
+    def remove(self) -> None:
+        """Remove them all."""
+
+        async def all_gone() -> None:
+            engine = DockerEngine("docker", BackendSettings(url=self.url), Settings())
+            for spec in self.specs.values():
+                await until(partial(engine.remove_cluster, spec.uuid))
+            await engine.close()
+
+        # Not in this thread, whose event loop may run.
+        with ThreadPoolExecutor(1) as aside:
+            aside.submit(asyncio.run, all_gone()).result()
 
 
 def kept(progress: Progress) -> Mapping[str, Any]:

@@ -119,3 +119,12 @@ def test_what_is_kept_of_a_pod_that_went() -> None:
 def test_a_pod_that_others_took_away() -> None:
     made = seen(kept(caisson_wanted="yes"))
     assert (made.state, made.error) == (State.EXITED, "its pod is gone: it was deleted, or its node was lost")
+
+
+def test_what_kubelet_adds_to_the_log_of_a_container_that_it_removes_is_not_the_containers() -> None:
+    found = pod("Running", running={})
+    found["status"]["containerStatuses"][0]["containerID"] = "containerd://c0ffee"
+    words = b'rpc error: code = NotFound desc = an error occurred when try to find container "%s": not found'
+    assert pods.without_farewell(found, b"last\n" + words % b"c0ffee") == b"last\n"
+    for own in (words % b"decade", words % b"c0ffee" + b"\n"):
+        assert pods.without_farewell(found, own) == own
