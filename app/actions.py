@@ -5,7 +5,7 @@ its step, and stores the outcome in one transaction that is fenced by the lease'
 nothing. Older unfinished actions of a resource come first, so each resource is a queue of its own.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -264,6 +264,27 @@ async def hurry(database: Database, backend: str) -> None:
         )
 
 
+async def clock_was_set_back(database: Database, longest_lease: float | None) -> None:
+    """Nothing waits until the database's clock shows again what it showed before: what is unfinished may go on now.
+
+    No lease lasts longer than `longest_lease` seconds from now on; None leaves leases alone.
+    """
+    later = {"run_after": 0.0}
+    if longest_lease is not None:
+        later["lease_until"] = longest_lease
+    async with database.transaction(EVERYTHING) as session:
+        for name, seconds in later.items():
+            latest = db_now() + seconds
+            wrong = select(Action.id).where(_open(Action.state), getattr(Action, name) > latest)
+            wrong = wrong.with_for_update(skip_locked=True)  # whoever holds a row now is alive, and ends it
+            await session.exec(
+                update(Action)
+                .where(col(Action.id).in_(select(wrong.cte("wrong").c.id)))
+                .values({name: latest})
+                .execution_options(synchronize_session=False)
+            )
+
+
 async def hurry_one(database: Database, resource_id: str) -> None:
     """What waits for its time on one resource need not wait on."""
     async with database.transaction(EVERYTHING) as session:
@@ -283,21 +304,25 @@ async def claim(
     *,
     share: int | None = None,
     busy: Mapping[str, int] | None = None,
+    running_here: Collection[int] = (),
 ) -> list[tuple[Action, Any]]:
     """Take up to `slots` due actions, each with its resource (None when it has none, or it is gone).
 
     Due means: its time has come, its lease ended or was never taken, its verb is known and its backend reachable here,
     and no older action of the same resource is unfinished. Projects take turns: who has fewer running here comes first,
-    and none gets more than `share` of them; `busy` says how many each has. Recurring work belongs to no project. The
+    and none gets more than `share` of them; `busy` says how many each has. Recurring work belongs to no project. What
+    is `running_here` is not taken again, whatever the clock says: its process renews that lease or ends the step. The
     resource's ``task_state`` is set in the same transaction, unless another transaction holds the row: everybody else
     locks a resource before its actions, so waiting for it here could wait for ever.
     """
     older = aliased(Action)
-    free = (
+    free = [
         _open(Action.state),
         col(Action.run_after) <= db_now(),
         or_(col(Action.lease_until).is_(None), col(Action.lease_until) <= db_now()),
-    )
+    ]
+    if running_here:
+        free.append(col(Action.id).not_in(running_here))
     place = func.row_number().over(
         partition_by=col(Action.project_id), order_by=(col(Action.run_after), col(Action.id))
     )

@@ -35,6 +35,10 @@ EXPIRED_TOKEN = "The token has expired."  # noqa: S105
 LONGEST_TOKEN = 16 * 1024
 REFUSED_SECONDS = 10.0
 """How long a token that was refused is refused without asking again."""
+AT_ONCE = 32
+"""Questions to the source at a time: a flood of new tokens must not become one of Keystone."""
+WAITING = 256
+"""Questions that may wait beside these; who would ask one more is told to come again."""
 
 _PLAUSIBLE = re.compile(rf"[\x21-\x7e]{{1,{LONGEST_TOKEN}}}")
 _JWS = re.compile(r"[\w-]+\.[\w-]+\.[\w-]{86}", re.ASCII)
@@ -110,13 +114,14 @@ class Authenticator:
         self._good: TTLCache[bytes, Caller] = TTLCache(10_000, cache_seconds, timer)
         self._bad: TTLCache[bytes, str] = TTLCache(10_000, REFUSED_SECONDS, timer)
         self._asking: dict[bytes, asyncio.Task[Caller | GatewayError]] = {}
+        self._turn = asyncio.Semaphore(AT_ONCE)
 
     async def caller(self, token: str) -> Caller:
         """The caller that a token stands for.
 
         Raises:
             Unauthorized: the token is malformed, bad, expired or not scoped to a project.
-            Busy: the source cannot tell right now.
+            Busy: the source cannot tell right now, or too many tokens wait to be asked about.
         """
         if not _PLAUSIBLE.fullmatch(token):
             raise Unauthorized(UNKNOWN_TOKEN)
@@ -154,6 +159,8 @@ class Authenticator:
         await self.source.close()
 
     def _start_asking(self, key: bytes, token: str) -> asyncio.Task[Caller | GatewayError]:
+        if len(self._asking) >= AT_ONCE + WAITING:
+            raise Busy("The identity service is asked about too many tokens right now.")
         task = asyncio.create_task(self._ask(token))
         self._asking[key] = task
         task.add_done_callback(lambda done: self._remember(key, done))
@@ -161,7 +168,8 @@ class Authenticator:
 
     async def _ask(self, token: str) -> Caller | GatewayError:
         try:
-            return caller_of(await self.source.validate(token))
+            async with self._turn:
+                return caller_of(await self.source.validate(token))
         except (Unauthorized, Busy) as error:
             return error
 

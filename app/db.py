@@ -253,7 +253,8 @@ def _away_is_busy() -> Iterator[None]:
         if not _is_away(error):
             raise
         log.warning("the database cannot answer", error=repr(getattr(error, "orig", None) or error))
-        raise Busy("The database cannot answer right now.") from error
+        full = "The database has no space left: nothing can be stored right now."
+        raise Busy(full if _is_full(error) else "The database cannot answer right now.") from error
 
 
 def _is_away(error: Exception) -> bool:
@@ -263,6 +264,11 @@ def _is_away(error: Exception) -> bool:
         return str(sqlstate)[:2] in _PASSING_SQLSTATES
     code = getattr(error.orig, "sqlite_errorcode", None)
     return code is not None and code & 0xFF in _PASSING_SQLITE_CODES
+
+
+def _is_full(error: Exception) -> bool:
+    orig = getattr(error, "orig", None)
+    return getattr(orig, "sqlstate", None) == "53100" or getattr(orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
 async def take_turn(session: AsyncSession, what: str) -> None:

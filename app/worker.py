@@ -6,6 +6,7 @@ process; on shutdown running steps get a little time, then their leases are hand
 """
 
 import asyncio
+import math
 import random
 from collections import Counter
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ log = structlog.get_logger("caisson.worker")
 
 CRASHES = 3  # how often a step may raise something unexpected before its action fails
 LONGEST_WAIT = 15.0  # seconds between two tries of an engine that does not answer
+SET_BACK = 5.0  # seconds by which a clock must go back to have been set: less is waited for
+LOST_GRACE = 1.0  # seconds until a step ends whose lease is lost; one that was just stored has ended by then
 
 
 @dataclass(slots=True)
@@ -65,6 +68,8 @@ class Worker:
         self._beat = asyncio.Event()
         self._stopping = False
         self._looked_at = 0.0
+        self._ahead: float | None = None  # the database's clock, less the event loop's
+        self._compared_at = float("-inf")
         self._loops: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -125,7 +130,10 @@ class Worker:
         engines = dict(self.engines)  # one may leave while the database is asked
         share = max(1, self.settings.worker_slots * 3 // 4)
         busy = Counter(run.job.action.project_id for run in self._runs.values())
-        claimed = await actions.claim(self.database, list(engines), slots, lease, share=share, busy=busy)
+        here = [id_ for id_, _ in self._runs]
+        claimed = await actions.claim(
+            self.database, list(engines), slots, lease, share=share, busy=busy, running_here=here
+        )
         for action, resource in claimed:
             job = Job(
                 action,
@@ -231,6 +239,10 @@ class Worker:
 
     async def _heartbeat_loop(self) -> None:
         while True:
+            try:
+                await self._compare_clocks()
+            except Exception as error:
+                log.warning("clock not looked at", error=repr(error))
             await _wait(self._beat, self.settings.lease_seconds / 3)
             self._beat.clear()
             if self._runs:
@@ -238,6 +250,27 @@ class Worker:
                     await self._renew()
                 except Exception as error:
                     log.warning("leases not renewed", error=repr(error))
+
+    async def _compare_clocks(self) -> None:
+        """Notice that the database's clock was set back: what waits for a time would wait for that long."""
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
+        if asked_at - self._compared_at < self.settings.lease_seconds / 4:
+            return
+        async with self.database.reading(EVERYTHING) as session:
+            now = await actions.clock(session)
+        answered_at = self._compared_at = loop.time()
+        if answered_at - asked_at > SET_BACK / 2:
+            return  # nobody knows of which moment this is
+        ahead = now - answered_at
+        known, embedded = self._ahead is not None, self.database.embedded
+        if self._ahead is None or ahead < self._ahead - SET_BACK:
+            if known:
+                log.warning("the database's clock was set back", seconds=round((self._ahead or 0) - ahead))
+            # At the start nobody knows. Leases of other replicas are let alone then; an embedded database has none.
+            longest = self.settings.lease_seconds if known or embedded else None
+            await actions.clock_was_set_back(self.database, longest)
+        self._ahead = ahead
 
     async def _renew(self) -> None:
         loop = asyncio.get_running_loop()
@@ -248,8 +281,10 @@ class Worker:
         for key, run in held.items():
             if run.task.done() or run.cancelling:
                 continue
-            if key not in kept:
-                continue  # finished meanwhile, or lost: then its timeout ends it before the lease does
+            if key not in kept:  # finished meanwhile, or lost: then nothing that it does is stored
+                if run.timeout is not None and not run.timeout.expired():
+                    run.timeout.reschedule(min(run.timeout.when() or math.inf, loop.time() + LOST_GRACE))
+                continue
             if kept[key]:
                 run.cancelling = True
                 run.task.cancel()

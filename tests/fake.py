@@ -119,6 +119,10 @@ class FakeEngine(FakeWires, FakeChanges, FakeGroups, FakeStreams, FakeImages, Fa
         """The next call of `verb` raises `error`; with `after` only when its work is done. Several calls queue up."""
         self._failures[verb].append((error, after))
 
+    def forgive(self) -> None:
+        """No call fails any more that `fail_next` asked for."""
+        self._failures.clear()
+
     def delay(self, verb: str, seconds: float, *, after: bool = False) -> None:
         """Every call of `verb` takes so much longer from now on, before its work or after it; 0 ends that."""
         self._delays[verb] = (seconds, after)

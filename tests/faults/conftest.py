@@ -19,12 +19,14 @@ class Place:
 
     def __init__(self, stack: Stack, database_url: str, docker_url: str, image: str) -> None:
         self.stack, self.database_url, self.docker_url, self.image = stack, database_url, docker_url, image
+        self.reached_at = database_url
+        """The database's URL for gateways; a test may put a proxy there."""
         self.truth = Truth(database_url, docker_url)
         self._gateways: list[Gateway] = []
 
     async def gateway(self, **settings: Any) -> Gateway:
         """A running replica. `settings` are those of the environment, without their prefix."""
-        made = Gateway(self.stack, self.database_url, self.docker_url, **settings)
+        made = Gateway(self.stack, self.reached_at, self.docker_url, **settings)
         self._gateways.append(made)
         await made.start()
         return made

@@ -51,7 +51,7 @@ class Proxy:
         self._stack = stack
         self.service = stack.spawn(
             folder.name,
-            [sys.executable, "-m", "tests.faults.proxy", listens, address, str(self._control)],
+            [sys.executable, "-m", "tests.faults.proxy", listens, address, str(self._control), scheme],
             log=folder / "log",
             ready=self._control.exists,
             environment={"PYTHONPATH": str(ROOT)},
@@ -92,6 +92,14 @@ class Proxy:
         """Every call so far, as `tests.faults.proxy.Call`."""
         calls: list[dict[str, Any]] = await self._ask({"do": "calls"})
         return calls
+
+    async def shut(self) -> None:
+        """Cut off all its clients, and refuse new ones."""
+        await self._ask({"do": "shut"})
+
+    async def open(self) -> None:
+        """Let clients come again."""
+        await self._ask({"do": "open"})
 
     def close(self) -> None:
         """End it."""

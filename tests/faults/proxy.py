@@ -1,8 +1,10 @@
 """A process before an engine or other service that holds, delays and cuts calls, and kills or freezes whom it is told.
 
-Run as ``python -m tests.faults.proxy LISTEN ENGINE CONTROL``, three Unix sockets; the first two may be ``host:port``.
-It speaks enough HTTP/1.1 to know one call from the next; event streams, logs and hijacked connections pass through. A
-client that goes away takes its connection to the engine along, as it would without a proxy.
+Run as ``python -m tests.faults.proxy LISTEN ENGINE CONTROL SCHEME``, three Unix sockets; the first two may be
+``host:port``. It speaks enough HTTP/1.1 to know one call from the next; event streams, logs and hijacked connections
+pass through. With the scheme ``postgres`` it stands before a PostgreSQL: then each statement is a call, whose line is
+its text, and ``CONNECT`` is the first of a connection. A client that goes away takes its connection to the engine along,
+as it would without a proxy.
 
 Control is a line of JSON for each command and each answer; `tests.faults.gateway.Proxy` is the other side.
 """
@@ -23,6 +25,7 @@ from urllib.parse import unquote_plus
 
 VERSION = re.compile(r"^/v\d+\.\d+(?=/)")
 LARGEST_HEAD = 1 << 20
+NO_TLS = (80877103).to_bytes(4, "big")  # what a client of PostgreSQL asks first, to be told no
 
 
 class Cut(Exception):
@@ -183,15 +186,43 @@ async def _body(head: Head, reader: asyncio.StreamReader, put: Callable[[bytes],
 class Proxy:
     """Accepts clients, and serves each over a connection of its own to the engine."""
 
-    def __init__(self, engine: str) -> None:
+    def __init__(self, listen: str, engine: str, scheme: str) -> None:
         self.board = Board()
-        self._engine = engine
+        self._listen, self._engine = listen, engine
+        self._talk = self._statements if scheme == "postgres" else self._exchange
+        self._server: asyncio.Server | None = None
+        self._clients: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Listen, if it does not."""
+        if self._server is not None:
+            return
+        loop = asyncio.get_running_loop()
+
+        def client() -> asyncio.StreamReaderProtocol:
+            return asyncio.StreamReaderProtocol(Reader(), self.serve)
+
+        host, _, port = self._listen.partition(":")
+        if port:
+            self._server = await loop.create_server(client, host, int(port))
+        else:
+            self._server = await loop.create_unix_server(client, self._listen)
+
+    def shut(self) -> None:
+        """Refuse whoever comes, and cut off whoever is there."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for task in self._clients:
+            task.cancel()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One client, until either side ends."""
         assert isinstance(reader, Reader)
         ends = [writer]
-        exchange = asyncio.create_task(self._exchange(reader, writer, ends))
+        exchange = asyncio.create_task(self._talk(reader, writer, ends))
+        self._clients.add(exchange)
+        exchange.add_done_callback(self._clients.discard)
         gone = asyncio.create_task(reader.gone.wait())
         await asyncio.wait((exchange, gone), return_when=asyncio.FIRST_COMPLETED)
         for task in (exchange, gone):
@@ -264,16 +295,75 @@ class Proxy:
             writer.write(kept)
         await writer.drain()
 
+    async def _statements(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ends: list[asyncio.StreamWriter]
+    ) -> None:
+        """PostgreSQL's protocol, until either side ends or a rule cuts."""
+        startup = await _sized(reader)
+        if startup[4:8] == NO_TLS:
+            writer.write(b"N")
+            startup = await _sized(reader)
+        open_calls: list[Call] = []
+        await self._begin("CONNECT", open_calls)
+        upstream_reader, upstream = await _connect(self._engine)
+        ends.append(upstream)
+        upstream.write(startup)
+        ways = [
+            asyncio.create_task(self._ask(reader, upstream, open_calls)),
+            asyncio.create_task(self._tell(upstream_reader, writer, open_calls)),
+        ]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+
+    async def _begin(self, line: str, open_calls: list[Call]) -> None:
+        call = Call(line, time.monotonic())
+        self.board.calls.append(call)
+        open_calls.append(call)
+        await self.board.reach(call, "before")
+
+    async def _ask(self, reader: asyncio.StreamReader, upstream: asyncio.StreamWriter, open_calls: list[Call]) -> None:
+        prepared: dict[bytes, bytes] = {}
+        while True:
+            kind, message = await reader.readexactly(1), await _sized(reader)
+            first, _, rest = message[4:].partition(b"\0")
+            second = rest.partition(b"\0")[0]
+            if kind == b"P":  # parse: name, text
+                prepared[first] = second
+            text = {b"Q": first, b"B": prepared.get(second)}.get(kind)  # a simple query; bind: portal, name
+            if text is not None:
+                await self._begin(" ".join(text.decode().split()), open_calls)
+            upstream.write(kind + message)
+            await upstream.drain()
+
+    async def _tell(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, open_calls: list[Call]) -> None:
+        while True:
+            kind, message = await reader.readexactly(1), await _sized(reader)
+            if kind == b"Z":  # ready: all that was asked is done
+                ended, open_calls[:] = list(open_calls), []
+                for call in ended:
+                    await self.board.reach(call, "after")
+                    call.ended = time.monotonic()
+            writer.write(kind + message)
+            await writer.drain()
+
     async def control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Commands, one a line."""
         with suppress(ConnectionError):
             while line := await reader.readline():
-                writer.write(json.dumps(self._command(**json.loads(line))).encode() + b"\n")
+                writer.write(json.dumps(await self._command(**json.loads(line))).encode() + b"\n")
                 await writer.drain()
         writer.close()
 
-    def _command(self, do: str, **given: Any) -> Any:
+    async def _command(self, do: str, **given: Any) -> Any:
         match do:
+            case "open":
+                return await self.open()
+            case "shut":
+                return self.shut()
             case "add":
                 return self.board.add(Rule(**given))
             case "fired":
@@ -285,6 +375,12 @@ class Proxy:
             case "calls":
                 return [asdict(call) for call in self.board.calls]
         raise ValueError(do)
+
+
+async def _sized(reader: asyncio.StreamReader) -> bytes:
+    """A message of PostgreSQL's that begins with its length, which is part of it."""
+    length = await reader.readexactly(4)
+    return length + await reader.readexactly(int.from_bytes(length, "big") - 4)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -300,19 +396,10 @@ async def _connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWr
     return await asyncio.open_unix_connection(address, limit=LARGEST_HEAD)
 
 
-async def main(listen: str, engine: str, control: str) -> None:
+async def main(listen: str, engine: str, control: str, scheme: str) -> None:
     """Serve until killed."""
-    proxy = Proxy(engine)
-    loop = asyncio.get_running_loop()
-
-    def client() -> asyncio.StreamReaderProtocol:
-        return asyncio.StreamReaderProtocol(Reader(), proxy.serve)
-
-    host, _, port = listen.partition(":")
-    if port:
-        await loop.create_server(client, host, int(port))
-    else:
-        await loop.create_unix_server(client, listen)
+    proxy = Proxy(listen, engine, scheme)
+    await proxy.open()
     server = await asyncio.start_unix_server(proxy.control, control)
     await server.serve_forever()
 

@@ -1,4 +1,4 @@
-"""PostgreSQL that is frozen, crashes and is restarted while Caisson works."""
+"""PostgreSQL that is frozen, crashes, fails over and is cut off in chosen statements while Caisson works."""
 
 import asyncio
 import time
@@ -11,10 +11,14 @@ import httpx
 import pytest
 
 from tests.faults.conftest import Place
-from tests.faults.gateway import LEASE, Gateway, until
+from tests.faults.gateway import LEASE, Gateway, Proxy, until
 from tests.stack import postgres as postgres_service
 from tests.stack.postgres import Postgres
 from tests.stack.session import Stack
+
+FAILOVER = 20.0  # seconds
+STATEMENTS = {"^COMMIT": (2, 5, 9, 14), "^UPDATE action": (2, 6, 11), "^INSERT INTO action": (2, 4), "^SELECT": (7, 30)}
+"""Where connections are cut: at which of the statements that begin so."""
 
 
 @pytest.fixture
@@ -23,6 +27,16 @@ async def place(stack: Stack, private_postgres: Postgres, docker_url: str, busyb
     made = Place(stack, private_postgres.create("caisson"), docker_url, busybox_image)
     yield made
     await made.close()
+
+
+@pytest.fixture
+async def line(shared_place: Place, stack: Stack) -> AsyncIterator[Proxy]:
+    """A proxy between the gateways of ``shared_place`` and its PostgreSQL."""
+    address = shared_place.database_url.partition("@")[2].partition("/")[0]
+    proxy = Proxy(stack, f"postgres://{address}")
+    shared_place.reached_at = shared_place.database_url.replace(address, proxy.url.partition("://")[2])
+    yield proxy
+    proxy.close()
 
 
 class Callers:
@@ -156,3 +170,52 @@ async def test_a_frozen_database_holds_nobody_for_ever(place: Place, private_pos
     await gateway.delete(uuid)
     await gateway.reaches(uuid, None)
     await place.truth.agree(gateway)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_connections_cut_in_statements(shared_place: Place, line: Proxy, when: str) -> None:
+    """Whether the database did it or not: what was answered with 202 is carried out, and nothing else has two lives."""
+    gateway = await shared_place.gateway()
+    callers = Callers(shared_place, gateway)
+    await _answers_more(callers, 202, 3)
+    rules = []
+    for statement, places in STATEMENTS.items():
+        rules += [await line.add(statement, when, "cut", nth=nth) for nth in places]
+    slow = await line.add("^(COMMIT|SELECT container)", when, "delay", seconds=0.2, every=True, nth=5)
+    await line.fired(*rules)
+    await line.release(*rules, slow)
+    await _answers_more(callers, 200, 10)
+    await callers.end()
+    await shared_place.truth.agree(gateway)
+    print(dict(callers.seen))
+    rows = await shared_place.truth.rows("SELECT uuid FROM container")
+    assert len(rows) >= len(gateway.accepted)  # a commit whose answer was lost may have been one
+    await asyncio.gather(*(gateway.delete(row["uuid"]) for row in rows))
+    await shared_place.truth.agree(gateway)
+    assert await shared_place.truth.engine_containers(gateway.project_id) == {}
+
+
+async def test_a_failover_of_twenty_seconds(shared_place: Place, line: Proxy) -> None:
+    """It refuses, then accepts and is silent, then is there: everybody is told to come again, and nothing is lost."""
+    gateway = await shared_place.gateway()
+    running = await gateway.create(shared_place.image, run=True)
+    await gateway.reaches(running, "Running")
+    callers = Callers(shared_place, gateway)
+    await _answers_more(callers, 202, 3)
+    held = await gateway.proxy.add(r"^POST /containers/\w+/stop", "after", "hold")
+    await gateway.act(running, "stop", timeout="0")
+    await gateway.proxy.fired(held)
+    await line.shut()
+    await gateway.proxy.release(held)
+    await asyncio.sleep(FAILOVER / 2)
+    silence = await line.add(".", "before", "hold", every=True)
+    await line.open()
+    await asyncio.sleep(FAILOVER / 2)
+    await line.release(silence)
+    await _answers_more(callers, 200, 10)
+    await _answers_more(callers, 202, 3)
+    await callers.end()
+    print(dict(callers.seen))
+    assert callers.seen[503] > 0
+    await gateway.reaches(running, "Stopped")
+    await shared_place.truth.agree(gateway)

@@ -11,6 +11,7 @@ import structlog
 
 from app.db import Database
 from tests.stack.postgres import Postgres
+from tests.stack.settable import Clock, settable
 
 # The default shows tracebacks with all variables, which takes seconds for each.
 structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()])
@@ -58,3 +59,11 @@ def schema_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     yield copy(name)
     server: Postgres = request.getfixturevalue("postgres_server")
     server.drop(name)
+
+
+@pytest.fixture
+def clock(request: pytest.FixtureRequest, schema_url: str) -> Iterator[Clock]:
+    """The clock of the database of ``schema_url``."""
+    server = None if schema_url.startswith("sqlite") else request.getfixturevalue("postgres_server")
+    with settable(schema_url, server) as made:
+        yield made

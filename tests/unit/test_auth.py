@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
-from app.auth import ROLE_CHAIN, Authenticator, AuthMiddleware, Caller, TokenSource, caller_of, expand_roles
+from app.auth import (
+    AT_ONCE,
+    ROLE_CHAIN,
+    WAITING,
+    Authenticator,
+    AuthMiddleware,
+    Caller,
+    TokenSource,
+    caller_of,
+    expand_roles,
+)
 from app.errors import Busy, GatewayError, Unauthorized
 
 NOW = 1_800_000_000.0
@@ -312,6 +322,25 @@ async def test_one_refusal_answers_all_who_wait_for_it(authenticator: Authentica
     refused = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(error) for error in refused] == [Unauthorized] * 3
     assert source.asked == ["bad"]
+
+
+async def test_a_slow_source_is_asked_few_questions_at_a_time_and_nobody_waits_behind_too_many(
+    authenticator: Authenticator, source: Source
+) -> None:
+    await authenticator.caller("known")
+    source.open.clear()
+    waiting = [asyncio.create_task(authenticator.caller(f"new-{n}")) for n in range(AT_ONCE + WAITING)]
+    for _ in range(1 + AT_ONCE):
+        await source.questions.get()
+    with pytest.raises(Busy, match="too many tokens"):
+        await authenticator.caller("one-more")
+    assert len(source.asked) == 1 + AT_ONCE
+    assert (await authenticator.caller("known")).user_id == "u1"
+    joined = asyncio.create_task(authenticator.caller("new-0"))  # asks nothing of its own
+    source.open.set()
+    assert {caller.user_id for caller in await asyncio.gather(joined, *waiting)} == {"u1"}
+    assert len(source.asked) == 1 + AT_ONCE + WAITING
+    assert (await authenticator.caller("one-more")).user_id == "u1"
 
 
 @pytest.mark.parametrize("leaver", [0, 1, 2])

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import SecretStr
+from sqlalchemy import ColumnElement
 from sqlmodel import col, select, update
 
 import app.steps  # noqa: F401  # the worker runs what is registered by then
@@ -99,6 +100,16 @@ class Workshop:
         self._workers.remove(worker)
         await worker.stop()
 
+    async def kill(self, worker: Worker) -> None:
+        """End it as SIGKILL does: in the middle of whatever it does, with its leases on it, which end at once here."""
+        self._workers.remove(worker)
+        tokens = [run.job.action.lease_token for run in worker._runs.values()]
+        tasks = [*worker._loops, *(run.task for run in worker._runs.values())]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.change(col(Action.lease_token).in_(tokens), lease_until=db_now() - 1)
+
     async def create(self, *, run: bool = False, project: str = PROJECT, **columns: Any) -> str:
         """Submit a container. Returns its uuid."""
         row: dict[str, Any] = {
@@ -163,16 +174,18 @@ class Workshop:
 
     async def due(self, uuid: str) -> None:
         """Let the time pass for which an action of this resource waits."""
-        async with self.database.transaction(EVERYTHING) as session:
-            change = update(Action).where(col(Action.resource_id) == uuid).values(run_after=db_now())
-            await session.exec(change.execution_options(synchronize_session=False))
+        await self.change(col(Action.resource_id) == uuid, run_after=db_now())
         self._wake()
+
+    async def change(self, which: ColumnElement[bool], **columns: Any) -> None:
+        """Change actions behind everybody's back."""
+        async with self.database.transaction(EVERYTHING) as session:
+            change = update(Action).where(which).values(**columns)
+            await session.exec(change.execution_options(synchronize_session=False))
 
     async def set(self, action: Action, **columns: Any) -> None:
         """Change an action behind everybody's back."""
-        async with self.database.transaction(EVERYTHING) as session:
-            change = update(Action).where(col(Action.id) == action.id).values(**columns)
-            await session.exec(change.execution_options(synchronize_session=False))
+        await self.change(col(Action.id) == action.id, **columns)
 
     async def called(self, verb: str, times: int = 1) -> None:
         """Wait until the engine's verb was called so often."""
