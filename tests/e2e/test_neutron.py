@@ -40,7 +40,8 @@ class Cloud:
     ) -> Any:
         """A container that serves a page, once it has this status."""
         wish = {"image": BUSYBOX, "command": list(command), **body}
-        made = self.gateway.call("POST", "/v1/containers?run=true", self.token(user), json=wish).raise_for_status()
+        made = self.gateway.call("POST", "/v1/containers?run=true", self.token(user), json=wish)
+        assert made.status_code < 300, made.text
         return self.gateway.become(made.json()["uuid"], status, user=user)
 
     def refused(self, user: str = "alpha-member", **body: Any) -> tuple[int, str]:
