@@ -195,7 +195,8 @@ async def kill(job: Job) -> Outcome:
         if isinstance(job.engine, Kills):
             await job.engine.kill(seen.ref, job.args.signal)
 
-    return await _at_most_once(job, send, lambda seen: seen.state != State.RUNNING)
+    # One that was paused meanwhile shows nothing of a signal either.
+    return await _at_most_once(job, send, lambda seen: seen.state not in (State.RUNNING, State.PAUSED))
 
 
 @step("container", "pause", doing="container_pausing")

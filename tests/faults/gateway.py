@@ -119,7 +119,7 @@ class Gateway:
     """One replica. It is started, killed and started again; proxy, port and data directory stay.
 
     Attributes:
-        accepted: the request ids of all that it answered with 202 or 204 to a write on a resource.
+        accepted: what it answered with 202 or 204 to a write on a resource, by request id.
         project_id: the project that the administrator is logged in to; known after the first start.
     """
 
@@ -129,7 +129,7 @@ class Gateway:
         self.folder = stack.folder("gateway")
         self.proxy = Proxy(stack, engine_url)
         self.port = free_port()
-        self.accepted: list[str] = []
+        self.accepted: dict[str, str] = {}
         self.project_id = ""
         self._stack = stack
         self._login = login
@@ -236,7 +236,7 @@ class Gateway:
             and answer.status_code in (202, 204)
             and path.startswith(("/v1/containers", "/v1/capsules", "/v1/images"))
         ):
-            self.accepted.append(answer.headers["x-openstack-request-id"])
+            self.accepted[answer.headers["x-openstack-request-id"]] = f"{method} {path}"
         return answer
 
     async def create(self, image: str, *, run: bool = False, **body: Any) -> str:

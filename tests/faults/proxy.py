@@ -3,8 +3,8 @@
 Run as ``python -m tests.faults.proxy LISTEN ENGINE CONTROL SCHEME``, three Unix sockets; the first two may be
 ``host:port``. It speaks enough HTTP/1.1 to know one call from the next; event streams, logs and hijacked connections
 pass through. With the scheme ``postgres`` it stands before a PostgreSQL: then each statement is a call, whose line is
-its text, and ``CONNECT`` is the first of a connection. A client that goes away takes its connection to the engine along,
-as it would without a proxy.
+its text, and ``CONNECT`` is the first of a connection. A client that goes away takes its connection to the engine
+along, as it would without a proxy.
 
 Control is a line of JSON for each command and each answer; `tests.faults.gateway.Proxy` is the other side.
 """

@@ -86,8 +86,9 @@ class Truth:
         Returns all actions. Raises StackError with what is wrong.
         """
         actions = await self.settled()
-        accepted = [request for gateway in gateways for request in gateway.accepted]
-        lost = set(accepted) - {action["request_id"] for action in actions}
+        known = {action["request_id"] for action in actions}
+        accepted = [request for gateway in gateways for request in gateway.accepted.items()]
+        lost = [request for request in accepted if request[0] not in known]
         assert not lost, f"accepted, and not in the log: {lost}"
         wrong: list[str] = []
 

@@ -312,6 +312,22 @@ async def test_what_may_not_have_arrived_is_told_and_not_repeated(shop: Workshop
     assert "interrupted" in (box.status_reason or "")
 
 
+async def test_a_kill_that_did_not_arrive_is_not_taken_for_done_because_of_a_pause(shop: Workshop) -> None:
+    """Both were accepted while it ran; the pause came first, and the kill's call was lost."""
+    worker = shop.worker()
+    uuid = await shop.made()
+    await shop.stop(worker)
+    await shop.act(uuid, "pause")
+    await shop.act(uuid, "kill")
+    shop.engine.fail_next("kill", Unavailable("cut"))
+    shop.worker()
+    await shop.idle(uuid)
+    action = await shop.last(uuid)
+    assert action.state == ActionState.FAILED
+    assert "is not repeated" in (action.message or "")
+    assert (await shop.box(uuid)).status == "Paused"
+
+
 async def test_a_reboot_whose_answer_was_lost_is_seen_to_have_happened(shop: Workshop) -> None:
     shop.worker()
     uuid = await shop.made()
