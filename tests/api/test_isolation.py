@@ -4,6 +4,7 @@ Each route is asked by each caller for its own, for a foreign and for a public o
 apart from what is not there neither by status, body and headers, nor by what the database is asked on the way.
 """
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,10 +104,10 @@ class World:
 async def world_of(caisson: Caisson) -> World:
     tokens = {"nobody": None, "expired": await expired_token(caisson), "admin": await administrator(caisson)}
     people = {"alpha": "member", "beta": "foreign", "gamma": tokens["admin"]}
-    of = {project: await things_of(caisson, str(who)) for project, who in people.items()}
+    made = await asyncio.gather(*(things_of(caisson, str(who)) for who in people.values()))
     body = {"image_id": "busybox", "coe": "swarm", "name": "published", "public": True}
     public = await caisson.ok("POST", TEMPLATES, body, who="admin", version=None)
-    return World(of, public["uuid"], tokens)
+    return World(dict(zip(people, made, strict=True)), public["uuid"], tokens)
 
 
 async def expired_token(caisson: Caisson) -> str:
