@@ -284,8 +284,11 @@ def verified_claims(token: str, key: Key | Sequence[str]) -> dict[str, Any]:
         claims = jwt.decode(token, key, algorithms=["ES256"], options=options)
     except ExpiredSignatureError:
         raise Unauthorized(EXPIRED_TOKEN) from None
-    except (JWTError, RecursionError):  # a header may be nested so deeply that parsing it fails
+    # A header may be nested so deeply that parsing it fails, and the library takes claims for numbers that are none.
+    except (JWTError, RecursionError, TypeError, OverflowError):
         raise Unauthorized(UNKNOWN_TOKEN) from None
+    if not isinstance(claims["exp"], int | float):
+        raise Unauthorized(UNKNOWN_TOKEN)
     if claims["exp"] <= time.time():  # the library gives it a second more
         raise Unauthorized(EXPIRED_TOKEN)
     return claims
