@@ -44,8 +44,8 @@ CHECKS = [
 ]
 ENGINES = {501}
 """Of the answers from 500 on, those that are no defect: the engine lacks an ability."""
-ELSEWHERE = {501, 502, 503}
-"""The same of an engine, and of registries, that this machine does not hold."""
+ELSEWHERE = {501, 503}
+"""The same where registries are asked that may not be reached."""
 NO_REQUEST = "Invalid HTTP request received."
 STEPS = 12  # requests of a chain, at most
 

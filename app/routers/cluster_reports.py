@@ -68,6 +68,8 @@ async def list_services(request: Request, tx: Annotated[Tx, Depends(allow("magnu
     async with tx.reading() as session:
         rows = await hosts.known(session)
         now = await actions.clock(session)
+    if not rows:  # none has reported, or an administrator has removed it
+        return JSONResponse({"mservices": []})
     up = any(hosts.is_up(row, now, gateway(request).settings) for row in rows)
     service = {
         "id": 1,
@@ -80,7 +82,7 @@ async def list_services(request: Request, tx: Annotated[Tx, Depends(allow("magnu
         "created_at": time(rows[0].created_at),
         "updated_at": time(max(row.last_seen_up or row.created_at for row in rows)),
     }
-    return JSONResponse({"mservices": [service] if rows else []})
+    return JSONResponse({"mservices": [service]})
 
 
 @federations.get("", summary="List federations", operation_id="list_federations", openapi_extra=paging(()))
