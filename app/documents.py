@@ -351,8 +351,8 @@ EXAMPLES: Mapping[str, Any] = {
 _UUID_KEY = re.compile(r"[0-9a-f-]{36}")
 _MAPS = frozenset(
     {
-        "annotations", "environment", "labels", "labels_added", "labels_overridden", "labels_skipped", "node_labels",
-        "health_status_reason", "healthcheck", "meta_labels", "restart_policy",
+        "annotations", "details", "environment", "labels", "labels_added", "labels_overridden", "labels_skipped",
+        "node_labels", "health_status_reason", "healthcheck", "meta_labels", "restart_policy",
     }
 )  # fmt: skip
 """Objects whose keys are data."""
@@ -375,7 +375,10 @@ _MORE: dict[str, dict[str, Any]] = {
     "image_driver": {"host": {}, "image_pull_policy": {}, "privileged": {}, "runtime": {}, "exposed_ports": {}},
     "init_containers": {"host": {}},
     "cluster_template_id": {"stack_id": {}},
-    **{kind: {"next": {"type": "string"}} for kind in ("clustertemplates", "clusters", "nodegroups", "quotas")},
+    **{
+        kind: {"next": {"type": "string"}}
+        for kind in ("clustertemplates", "clusters", "events", "nodegroups", "quotas")
+    },
 }
 """By a key that tells what an object is: what it has as well in old versions, or for whom the policy shows it."""
 _OLD_CAPSULE = {key: value for key, value in _CAPSULE.items() if key not in ("name", "labels")} | {
