@@ -1,5 +1,6 @@
 """What a gateway and its clusters keep to themselves, looked for in all that a whole life wrote and shows."""
 
+import json
 import re
 import sqlite3
 import ssl
@@ -30,7 +31,7 @@ def leaks(gateway: Gateway) -> list[str]:
     networks, logs of containers, and the arguments and environments of every process of the host.
     """
     with client(gateway.engine_url) as http:
-        containers = [http.get(f"/containers/{each['Id']}/json").json() for each in _ours(http)]
+        containers = [http.get(f"/containers/{each['Id']}/json").json() for each in _containers(gateway, http)]
         nodes = [each for each in containers if each["Config"]["Labels"].get("caisson.cluster")]
         marks = _secrets(gateway, http, nodes)
         texts = _files(gateway.folder) | _processes() | {f"what Docker says of {c['Name']}": str(c) for c in containers}
@@ -47,9 +48,17 @@ def leaks(gateway: Gateway) -> list[str]:
     ]
 
 
-def _ours(http: httpx.Client) -> list[dict[str, Any]]:
-    listed = http.get("/containers/json", params={"all": "true"}).json()
-    return [each for each in listed if {"caisson.cluster", "caisson.uuid"} & each["Labels"].keys()]
+def _containers(gateway: Gateway, http: httpx.Client) -> list[dict[str, Any]]:
+    """Those of this gateway: there are others on the engine."""
+    ((installation,),) = _rows(gateway, "SELECT uuid FROM installation")
+    label = json.dumps({"label": [f"caisson.installation={installation}"]})
+    listed: list[dict[str, Any]] = http.get("/containers/json", params={"all": "true", "filters": label}).json()
+    return listed
+
+
+def _rows(gateway: Gateway, query: str) -> list[tuple[str, ...]]:
+    with closing(sqlite3.connect(f"file:{gateway.folder}/caisson.db?mode=ro", uri=True)) as database:
+        return database.execute(query).fetchall()
 
 
 def _secrets(gateway: Gateway, http: httpx.Client, nodes: list[dict[str, Any]]) -> Marks:
@@ -60,9 +69,8 @@ def _secrets(gateway: Gateway, http: httpx.Client, nodes: list[dict[str, Any]]) 
     for line in kept_keys(gateway.folder / KEY_FILE):
         marks.add("key of the vault", line)
     vault = Vault(*kept_keys(gateway.folder / KEY_FILE))
-    with closing(sqlite3.connect(f"file:{gateway.folder}/caisson.db?mode=ro", uri=True)) as database:
-        rows = database.execute("SELECT cluster_id, kind, certificate, private_key FROM cluster_key").fetchall()
     authorities = {}
+    rows = _rows(gateway, "SELECT cluster_id, kind, certificate, private_key FROM cluster_key")
     for cluster, kind, certificate, sealed in rows:
         marks.add(f"{kind} key", core(vault.open(sealed)))
         if kind == "cluster":
