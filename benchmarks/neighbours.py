@@ -1,20 +1,25 @@
-"""What one project's flood does to another's reads: its p99 alone and beside the flood, in turns; by wrk."""
+"""What one project's flood does to another's reads: its p99 alone and beside the flood of wrk, in turns."""
 
 import statistics
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
-from benchmarks.reads import measure
 from benchmarks.served import PASSWORD, VERSIONS, Served
 
 CONNECTIONS = 64  # of the flood
 ROUNDS = 3
+SECONDS = 4
+PAUSE = 0.003  # seconds between two questions of the one that is not loud
+PATH = "/v1/registries"
 REGISTRIES = 50  # in the list that is read
 LIMITS = {"CAISSON_LIMITS__RATE": "1000", "CAISSON_LIMITS__BURST": "2000"}
 """Those that operators get who set none."""
@@ -32,26 +37,63 @@ class Project:
     headers: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Seen:
+    """p99 of the milliseconds until an answer, and of those that the server worked meanwhile, for whomever.
+
+    The latter is of use where others have the processors as well.
+    """
+
+    passed: float
+    worked: float
+
+
 def compare(served: Served) -> Sequence[str]:
     """A line for each kind of flood."""
     quiet, loud = _project(served, "quiet"), _project(served, "loud")
     for project in (quiet, loud):
         for number in range(REGISTRIES):
             body = {"registry": {"domain": f"r{number}.test", "username": "u", "password": "p"}}
-            httpx.post(f"{served.url}/v1/registries", json=body, headers=project.headers).raise_for_status()
+            httpx.post(f"{served.url}{PATH}", json=body, headers=project.headers).raise_for_status()
     return [_beside(served, quiet, loud, kind, script) for kind, script in (("reads", ""), ("changes", WRITES))]
 
 
 def _beside(served: Served, quiet: Project, loud: Project, kind: str, script: str) -> str:
-    alone, beside = list[float](), list[float]()
-    url = f"{served.url}/v1/registries"
+    alone, beside = list[Seen](), list[Seen]()
     for _ in range(ROUNDS):  # in turns, so that whatever else the machine does hits both alike
-        alone.append(measure(url, 1, quiet.headers).p99)
-        with _flood(url, loud, script):
-            beside.append(measure(url, 1, quiet.headers).p99)
-    one, other = statistics.median(alone), statistics.median(beside)
-    what = f"p99 of a list beside another project's flood of {kind} on {CONNECTIONS} connections"
-    return f"{what}: {other:.2f} ms; alone {one:.2f} ms; ratio {other / one:.2f} (aim <= 2)"
+        alone.append(_ask(served, quiet))
+        with _flood(f"{served.url}{PATH}", loud, script):
+            beside.append(_ask(served, quiet))
+    words = [f"p99 of a list beside another project's flood of {kind} on {CONNECTIONS} connections"]
+    for name, what in (("passed", "ms"), ("worked", "ms of the server's processor")):
+        one, other = (statistics.median(getattr(seen, name) for seen in each) for each in (alone, beside))
+        words.append(f"{other:.2f} {what}, alone {one:.2f}, ratio {other / one:.2f} (aim <= 2)")
+    return "; ".join(words)
+
+
+def _ask(served: Served, project: Project) -> Seen:
+    """Ask for the list again and again. Raises RuntimeError when an answer is not 200."""
+    passed, worked = list[float](), list[float]()
+    address = urlsplit(served.url)
+    connection = HTTPConnection(address.hostname or "", address.port)
+    ends = time.monotonic() + SECONDS
+    while time.monotonic() < ends:
+        spent, began = _processor(served.pid), time.perf_counter()
+        connection.request("GET", PATH, headers=dict(project.headers))
+        answer = connection.getresponse()
+        answer.read()
+        passed.append((time.perf_counter() - began) * 1000)
+        worked.append(_processor(served.pid) - spent)
+        if answer.status != 200:
+            raise RuntimeError(f"GET {PATH}: {answer.status}")
+        time.sleep(PAUSE)
+    connection.close()
+    return Seen(*(statistics.quantiles(each, n=100)[98] for each in (passed, worked)))
+
+
+def _processor(pid: int) -> float:
+    """Milliseconds that the main thread of a process, where its event loop is, has run."""
+    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e6
 
 
 @contextmanager

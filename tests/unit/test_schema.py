@@ -83,10 +83,11 @@ def _stored(connection: Connection, metadata: sa.MetaData) -> dict[str, list[dic
     }
 
 
-async def test_data_of_the_first_schema_survive_the_upgrade(
-    engine: AsyncEngine, database_url: str, tmp_path: Path
+@pytest.mark.parametrize("revision", known_revisions()[1:])
+async def test_data_of_an_older_schema_survive_the_upgrade(
+    engine: AsyncEngine, database_url: str, revision: str
 ) -> None:
-    await run(engine, lambda connection: upgrade(connection, "0001"))
+    await run(engine, lambda connection: upgrade(connection, revision))
     before = await run(engine, _fill)
     assert all(len(rows) == ROWS for rows in before.values())
     assert before.keys() >= {"action", "container", "capsule", "registry", "injected_file", "quota", "identity_user"}
@@ -114,15 +115,23 @@ async def test_an_upgraded_installation_serves_what_it_had(
     await run(engine, lambda connection: upgrade(connection, "0001"))
 
     def add(connection: Connection) -> None:
-        table = sa.Table("container", sa.MetaData(), autoload_with=connection)
-        for number in range(ROWS):
-            without = {column.name: None for column in table.columns if column.nullable}
-            connection.execute(table.insert().values(_row(table, number) | without))
+        metadata = sa.MetaData()
+        for name in ("container", "action"):
+            table = sa.Table(name, metadata, autoload_with=connection)
+            for number in range(ROWS):
+                without = {column.name: None for column in table.columns if column.nullable}
+                row = _row(table, number) | without
+                if name == "action":
+                    row |= {"resource_kind": "container", "resource_id": str(UUID(int=number + 1)), "message": "told"}
+                connection.execute(table.insert().values(row))
 
     await run(engine, add)
     async with place.running(database_url, tmp_path) as running:
         shown = await Caisson(running).ok("GET", "/v1/containers?all_projects=true", who="admin")
         assert {box["name"] for box in shown["containers"]} == {f"name-{number}" for number in range(ROWS)}
+        path = f"/v1/containers/{UUID(int=1)}/container_actions?all_projects=true"
+        (action,) = (await Caisson(running).ok("GET", path, who="admin"))["containerActions"]
+        assert (action["action"], action["request_id"], action["message"]) == ("verb-0", "request_id-0", "told")
 
 
 async def test_a_newer_programs_database_is_refused_and_not_touched(engine: AsyncEngine, database_url: str) -> None:
