@@ -235,6 +235,9 @@ class Gateway:
             method != "GET"
             and answer.status_code in (202, 204)
             and path.startswith(("/v1/containers", "/v1/capsules", "/v1/images"))
+            and not (
+                answer.content and (answer.json() or {}).get("status") == "Error"
+            )  # no host fits: no action either
         ):
             self.accepted[answer.headers["x-openstack-request-id"]] = f"{method} {path}"
         return answer
