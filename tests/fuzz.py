@@ -46,7 +46,8 @@ ENGINES = {501}
 """Of the answers from 500 on, those that are no defect: the engine lacks an ability."""
 ELSEWHERE = {501, 503}
 """The same where registries are asked that may not be reached."""
-NO_REQUEST = "Invalid HTTP request received."
+UNREAD = {400, 431}
+"""What the server in front of the application answers, without a request id, to what it cannot read as a request."""
 STEPS = 12  # requests of a chain, at most
 
 
@@ -135,8 +136,8 @@ class Fuzz:
         self.answers[answer.status_code] += 1
         if answer.status_code >= 500 and answer.status_code not in self._permitted:
             self._found(case, f"{answer.status_code} {answer.text[:300]}")
-        if "x-openstack-request-id" not in answer.headers and answer.text == NO_REQUEST:
-            return  # the server in front of the application could not read it as a request
+        if "x-openstack-request-id" not in answer.headers and answer.status_code in UNREAD:
+            return
         try:
             case.validate_response(answer, checks=CHECKS)
         except FailureGroup as group:
