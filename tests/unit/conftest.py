@@ -3,15 +3,17 @@
 import asyncio
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 import structlog
 
 from app.db import Database
 from tests.stack.postgres import Postgres
 from tests.stack.settable import Clock, settable
+from tests.unit.workshop import Workshop, workshop
 
 # The default shows tracebacks with all variables, which takes seconds for each.
 structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()])
@@ -66,4 +68,11 @@ def clock(request: pytest.FixtureRequest, schema_url: str) -> Iterator[Clock]:
     """The clock of the database of ``schema_url``."""
     server = None if schema_url.startswith("sqlite") else request.getfixturevalue("postgres_server")
     with settable(schema_url, server) as made:
+        yield made
+
+
+@pytest_asyncio.fixture
+async def shop(schema_url: str, tmp_path: Path) -> AsyncIterator[Workshop]:
+    """A database, an engine in memory, and workers that a test starts."""
+    async with workshop(schema_url, tmp_path) as made:
         yield made

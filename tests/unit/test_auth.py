@@ -568,14 +568,8 @@ CLAIMS = [
     )
 ]  # fmt: skip
 OLD_CLAIMS = [
-    "x-user",
-    "x-tenant",
-    "x-tenant-id",
-    "x-tenant-name",
-    "x-role",
-    "x-is-admin-project",
-    "openstack-system-scope",
-]
+    "x-user", "x-tenant", "x-tenant-id", "x-tenant-name", "x-role", "x-is-admin-project", "openstack-system-scope",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", ["/x", "/public"])

@@ -1,12 +1,10 @@
 """Observers: rows follow the engine, never a newer outcome with an older look."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-import pytest_asyncio
 from sqlmodel import select
 
 from app import observe
@@ -16,12 +14,6 @@ from app.models import Action, ActionState
 from app.observe import Looked, backend_id, compare, refresh
 from tests.api.caisson import BUSY, eventually
 from tests.unit.workshop import Workshop, workshop
-
-
-@pytest_asyncio.fixture
-async def shop(schema_url: str, tmp_path: Path) -> AsyncIterator[Workshop]:
-    async with workshop(schema_url, tmp_path) as made:
-        yield made
 
 
 async def look(shop: Workshop, uuid: str) -> Looked:

@@ -1,21 +1,10 @@
 """Projects take turns in the action log: one's thousand queued actions do not delay another's single one."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest_asyncio
-
 from app import actions
 from app.actions import Asked
 from app.db import EVERYTHING
 from app.models import Container
-from tests.unit.workshop import Workshop, workshop
-
-
-@pytest_asyncio.fixture
-async def shop(schema_url: str, tmp_path: Path) -> AsyncIterator[Workshop]:
-    async with workshop(schema_url, tmp_path) as made:
-        yield made
+from tests.unit.workshop import Workshop
 
 
 async def test_a_thousand_actions_of_one_project_do_not_delay_anothers(shop: Workshop) -> None:

@@ -1,14 +1,12 @@
 """How actions are carried out: outcomes, retries, crashes, leases, cancelling, several workers, shutdown."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-import pytest_asyncio
 
 from app import actions, containers
 from app.actions import Asked
@@ -17,26 +15,6 @@ from app.errors import Refused, Taken, Unavailable
 from app.models import Action, ActionState, Status
 from tests.api.caisson import eventually
 from tests.unit.workshop import CountingEngine, Workshop, again, workshop
-
-
-@pytest_asyncio.fixture
-async def shop(schema_url: str, tmp_path: Path) -> AsyncIterator[Workshop]:
-    async with workshop(schema_url, tmp_path) as made:
-        yield made
-
-
-async def state_of(shop: Workshop, uuid: str, state: ActionState) -> Action:
-    action: Action | None = None
-
-    async def there() -> bool:
-        nonlocal action
-        action = await shop.last(uuid)
-        return action.state == state
-
-    await eventually(there, lambda: f"{state}: {action}")
-    assert action is not None
-    return action
-
 
 # Outcomes
 
@@ -272,7 +250,7 @@ async def test_an_action_whose_resource_is_gone_ends(shop: Workshop) -> None:
             )
         )  # fmt: skip
     shop.worker()
-    action = await state_of(shop, "gone", ActionState.DONE)
+    action = await shop.reaches("gone", ActionState.DONE)
     assert action.message == "the resource is gone"
 
 
@@ -281,80 +259,6 @@ async def test_actions_of_engines_elsewhere_are_left_alone(shop: Workshop) -> No
     shop.worker()
     await shop.made()
     assert (await shop.last(elsewhere)).state == ActionState.QUEUED
-
-
-# At most once
-
-
-async def test_a_kill_whose_answer_was_lost_is_not_sent_again(shop: Workshop) -> None:
-    shop.worker()
-    uuid = await shop.made()
-    shop.engine.fail_next("kill", Unavailable("timed out"), after=True)
-    await shop.act(uuid, "kill")
-    await shop.called("kill")
-    await shop.idle(uuid)
-    assert shop.engine.calls["kill"] == 1
-    box = await shop.box(uuid)
-    assert (box.status, box.exit_code) == ("Stopped", 137)
-
-
-@pytest.mark.parametrize(("verb", "engine_verb"), [("kill", "kill"), ("reboot", "restart")])
-async def test_what_may_not_have_arrived_is_told_and_not_repeated(shop: Workshop, verb: str, engine_verb: str) -> None:
-    shop.worker()
-    uuid = await shop.made()
-    shop.engine.fail_next(engine_verb, Unavailable("timed out"))
-    await shop.act(uuid, verb)
-    await shop.called(engine_verb)
-    await shop.idle(uuid)
-    assert shop.engine.calls[engine_verb] == 1
-    box = await shop.box(uuid)
-    assert box.status == "Running"
-    assert "interrupted" in (box.status_reason or "")
-
-
-async def test_a_kill_that_did_not_arrive_is_not_taken_for_done_because_of_a_pause(shop: Workshop) -> None:
-    """Both were accepted while it ran; the pause came first, and the kill's call was lost."""
-    worker = shop.worker()
-    uuid = await shop.made()
-    await shop.stop(worker)
-    await shop.act(uuid, "pause")
-    await shop.act(uuid, "kill")
-    shop.engine.fail_next("kill", Unavailable("cut"))
-    shop.worker()
-    await shop.idle(uuid)
-    action = await shop.last(uuid)
-    assert action.state == ActionState.FAILED
-    assert "is not repeated" in (action.message or "")
-    assert (await shop.box(uuid)).status == "Paused"
-
-
-async def test_a_reboot_whose_answer_was_lost_is_seen_to_have_happened(shop: Workshop) -> None:
-    shop.worker()
-    uuid = await shop.made()
-    shop.engine.fail_next("restart", Unavailable("timed out"), after=True)
-    await shop.act(uuid, "reboot")
-    await shop.called("restart")
-    await shop.idle(uuid)
-    assert shop.engine.calls["restart"] == 1
-    box = await shop.box(uuid)
-    assert (box.status, box.status_reason) == ("Running", None)
-
-
-async def test_an_engine_that_goes_away_in_the_middle_is_not_asked_again(shop: Workshop) -> None:
-    shop.worker()
-    uuid = await shop.made()
-    shop.engine.delay("kill", 0.2)
-    await shop.act(uuid, "kill")
-    await shop.called("kill")
-    shop.engine.go_down()
-    await state_of(shop, uuid, ActionState.QUEUED)
-    shop.engine.come_up()
-    await shop.due(uuid)
-    await shop.idle(uuid)
-    assert shop.engine.calls["kill"] == 1
-    box = await shop.box(uuid)
-    assert box.status == "Running"
-    assert "interrupted" in (box.status_reason or "")
 
 
 # Cancelling
@@ -373,7 +277,7 @@ async def test_a_delete_cancels_a_slow_pull(shop: Workshop) -> None:
 
     await eventually(cancelled, lambda: "the pull goes on")
     # The engine may still be busy with the call, so the delete looks again before it lets the row go.
-    action = await state_of(shop, uuid, ActionState.QUEUED)
+    action = await shop.reaches(uuid, ActionState.QUEUED)
 
     async def looked() -> bool:
         return ((await shop.last(uuid)).memo or {}).get("looked") is True
@@ -403,7 +307,7 @@ async def test_a_delete_cancels_what_waits_for_the_engine(shop: Workshop) -> Non
     shop.worker()
     uuid = await shop.create(run=True)
     await shop.called("find")
-    await state_of(shop, uuid, ActionState.QUEUED)
+    await shop.reaches(uuid, ActionState.QUEUED)
     await shop.delete(uuid)
     shop.engine.come_up()
 

@@ -172,6 +172,19 @@ class Workshop:
 
         await eventually(ended, lambda: "actions are still unfinished")
 
+    async def reaches(self, uuid: str, state: ActionState) -> Action:
+        """Wait until the last action of this resource is in a state."""
+        action: Action | None = None
+
+        async def there() -> bool:
+            nonlocal action
+            action = await self.last(uuid)
+            return action.state == state
+
+        await eventually(there, lambda: f"{state}: {action}")
+        assert action is not None
+        return action
+
     async def due(self, uuid: str) -> None:
         """Let the time pass for which an action of this resource waits."""
         await self.change(col(Action.resource_id) == uuid, run_after=db_now())
