@@ -137,10 +137,10 @@ class Faults(RuleBasedStateMachine):
         engine.come_up()
         for call in CALLS:
             engine.delay(call, 0)
-        await eventually(self._ended, lambda: f"unfinished: {self.open}", 30, every=0.05)
+        await eventually(self._ended, lambda: f"unfinished: {self.open}", 60, every=0.05)
         engine.forgive()
         await observe.compare(engine, self.shop.database, self.shop.settings)
-        await eventually(self._ended, lambda: f"unfinished: {self.open}", 30, every=0.05)
+        await eventually(self._ended, lambda: f"unfinished: {self.open}", 60, every=0.05)
         rows = {box.uuid: box for box in await self.shop.boxes()}
         shown = {str(seen.uuid): seen for seen in await engine.find_all()}
         assert shown.keys() <= rows.keys(), "the engine has what no row knows"
@@ -203,7 +203,10 @@ async def test_whatever_happens_nothing_is_lost(shop: Workshop, clock: Clock) ->
         def __init__(self) -> None:
             super().__init__(shop, clock, loop, tally)
 
-    few = settings(max_examples=5, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck))
+    # The same sequences each time: scripts/soak is what looks for new ones.
+    few = settings(
+        max_examples=5, stateful_step_count=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    )
     await asyncio.to_thread(run_state_machine_as_test, Here, settings=few)
     print(dict(tally))
     assert tally["accepted"] > 0
