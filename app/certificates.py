@@ -4,7 +4,7 @@ Pure functions over PEM text; the caller keeps private keys sealed (`app.vault`)
 magnum-api, section 9, but stricter: what a certificate may be used for is said here and never taken from the request.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -22,6 +22,7 @@ BACKDATED = timedelta(days=1)  # for nodes and clients whose clocks are behind
 RSA_BITS = (2048, 8192)
 LARGEST_REQUEST = 64 * 1024  # characters
 LONGEST_NAME = 64  # bytes; what X.509 allows for a common name
+SYSTEM = "system:"  # how the names of Kubernetes' own users and groups begin
 
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 _HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
@@ -78,14 +79,12 @@ def make_authority(name: str, now: datetime | None = None) -> Authority:
     return Authority(_pem(certificate), _pem_of_key(key))
 
 
-def sign(
-    authority: Authority, request: str, *, organizations: Collection[str] | None = None, now: datetime | None = None
-) -> str:
+def sign(authority: Authority, request: str, *, system: bool = True, now: datetime | None = None) -> str:
     """A client's certificate for a signing request in PEM; stripped PEM.
 
     Key and subject are the request's. Of its extensions none is copied: the certificate is for an end, for TLS clients.
-    One that is marked critical is refused, since it would be left out. `organizations` are the groups that the subject
-    may claim; None permits any. The certificate does not outlive its authority.
+    One that is marked critical is refused, since it would be left out. Without `system` the subject may not claim the
+    names of Kubernetes' own users and groups. The certificate does not outlive its authority.
 
     Raises Invalid for a request that cannot be read or comes with its private key, whose signature is not by its key,
     whose key or hash is weak, or whose subject is not permitted; and when the authority itself has run out.
@@ -96,7 +95,7 @@ def sign(
     asked = _read(request)
     issuer = x509.load_pem_x509_certificate(authority.certificate.encode())
     public_key = _strong_key(asked)
-    _check_subject(asked.subject, issuer.subject, organizations)
+    _check_subject(asked.subject, issuer.subject, system)
     return _pem(_certify(authority, asked.subject, public_key, [ExtendedKeyUsageOID.CLIENT_AUTH], (), now))
 
 
@@ -223,19 +222,18 @@ def _strong_key(asked: x509.CertificateSigningRequest) -> PublicKey:
     raise Invalid("csr: keys are RSA, on a NIST curve, or Ed25519")
 
 
-def _check_subject(subject: x509.Name, issuer: x509.Name, organizations: Collection[str] | None) -> None:
+def _check_subject(subject: x509.Name, issuer: x509.Name, system: bool) -> None:
     names = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     if len(names) != 1 or not str(names[0].value).strip():
         raise Invalid("csr: the subject needs one common name (CN), and no more than one")
     if subject == issuer:
         raise Invalid("csr: the subject is that of the certificate authority itself")
-    if organizations is not None:
-        for attribute in subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME):
-            if attribute.value not in organizations:
-                permitted = ", ".join(sorted(organizations)) or "none"
-                raise Invalid(
-                    f"csr: the organization {str(attribute.value)[:64]} is not permitted; permitted: {permitted}"
-                )
+    for attribute in subject:
+        if not system and str(attribute.value).startswith(SYSTEM):
+            raise Invalid(
+                f"csr: the policy does not let you claim {str(attribute.value)[:64]}: names that begin with {SYSTEM} "
+                "are Kubernetes' own"
+            )
 
 
 def _identifier_of(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:

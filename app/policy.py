@@ -77,7 +77,7 @@ _MAGNUM = {  # magnum-api, section 8.4
                 READER: "get get_all", MEMBER: "create update delete",
                 ADMIN: "get_one_all_projects get_all_all_projects",
             },
-            "certificate": {READER: "get", MEMBER: "create rotate_ca", ADMIN: "of_others"},
+            "certificate": {READER: "get", MEMBER: "create create:system rotate_ca", ADMIN: "of_others"},
             "credential": {MEMBER: "rotate"},
             "quota": {ADMIN: "get_all create"},
             "stats": {READER: "get_all"},

@@ -25,6 +25,8 @@ credentials = APIRouter(
 
 OF_OTHERS = "certificate:of_others"
 """A rule of our own: Magnum wants the creator of the cluster, and nobody else of its project."""
+SYSTEM = "certificate:create:system"
+"""Another one: Magnum signs any subject."""
 
 
 class Sign(ApiModel):
@@ -80,7 +82,8 @@ async def sign_certificate(
 ) -> Response:
     """Signs a certificate for a client. For the cluster's creator, unless the policy says otherwise.
 
-    Whoever may do this may do everything on the cluster, since the request says who its holder is.
+    The request says who its holder is to the cluster. The policy says (`certificate:create:system`) who may have that
+    be one of Kubernetes' own users and groups, such as system:masters, who may do everything there.
     """
     arguments(request)
     try:
@@ -90,7 +93,7 @@ async def sign_certificate(
             )
     except NotFound as error:
         raise Invalid(error.title) from None
-    signed = certificates.sign(authority, body.csr)
+    signed = certificates.sign(authority, body.csr, system=tx.policy.permits(SYSTEM, tx.caller))
     shown = _shown(request, cluster) | {"csr": body.csr, "pem": signed}
     if body.ca_cert_type is not None:
         shown["ca_cert_type"] = body.ca_cert_type

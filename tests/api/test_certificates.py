@@ -119,3 +119,20 @@ async def test_only_the_creator_and_whom_the_policy_names(clusters: Clusters, cs
         magnum_error(await clusters.ask("POST", "certificates", body, who="reader"), 403)
     finally:
         object.__setattr__(gateway, "policy", usual)
+
+
+async def test_whom_the_policy_lets_be_one_of_kubernetes_own(clusters: Clusters, csr: str, tmp_path: Path) -> None:
+    """The request is that of Magnum's client: its subject is in system:masters."""
+    uuid = await clusters.made()
+    body: dict[str, Any] = {"cluster_uuid": uuid, "csr": csr}
+    file = tmp_path / "policy.yaml"
+    file.write_text('"certificate:create:system": "role:admin"\n')
+    gateway = clusters.caisson.running.gateway
+    usual = gateway.policy
+    object.__setattr__(gateway, "policy", Policy(file))
+    try:
+        refused = magnum_error(await clusters.ask("POST", "certificates", body), 400)
+    finally:
+        object.__setattr__(gateway, "policy", usual)
+    assert "does not let you claim system:masters" in refused["title"]
+    await clusters.ok("POST", "certificates", body)

@@ -224,13 +224,13 @@ def test_subjects_that_are_refused(subject: Any, said: str) -> None:
         signed(request(subject))
 
 
-def test_organizations_can_be_limited() -> None:
-    with pytest.raises(Invalid, match="system:masters is not permitted; permitted: viewers"):
-        signed(request(), organizations={"viewers"})
-    with pytest.raises(Invalid, match="permitted: none"):
-        signed(request(), organizations=())
-    check_trust(signed(request(), organizations={"system:masters"}), AUTHORITY)
-    check_trust(signed(request({NameOID.COMMON_NAME: "joe"}), organizations=()), AUTHORITY)
+def test_names_of_kubernetes_own_can_be_left_to_others() -> None:
+    with pytest.raises(Invalid, match="does not let you claim system:masters"):
+        signed(request(), system=False)
+    with pytest.raises(Invalid, match="does not let you claim system:node:a"):
+        signed(request({NameOID.COMMON_NAME: "system:node:a"}), system=False)
+    check_trust(signed(request(), system=True), AUTHORITY)
+    check_trust(signed(request({NameOID.COMMON_NAME: "joe"}), system=False), AUTHORITY)
 
 
 def test_a_certificate_does_not_outlive_its_authority() -> None:

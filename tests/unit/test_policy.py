@@ -84,7 +84,10 @@ def test_every_rule_of_upstream_is_there_with_its_default() -> None:
         else:
             upstream.add(noun + word)
     volumes = {f"volume:{verb}" for verb in ("create", "delete", "get_all", "get_one")}
-    assert set(RULES) - upstream == {"container:create:host_port", "certificate:of_others"} | volumes
+    assert (
+        set(RULES) - upstream
+        == {"container:create:host_port", "certificate:of_others", "certificate:create:system"} | volumes
+    )
     assert upstream <= set(RULES)
     assert {rule for rule, who in RULES.items() if who is Who.NOBODY} == {"container:create:privileged"}
     for rule in upstream - {"container:create:privileged", "image:search"}:
