@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import func
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -197,8 +196,7 @@ class Zones:
     async def _newest(self) -> Sequence[object]:
         """Differs after every change of a cluster."""
         async with self._database.reading(EVERYTHING) as session:
-            sums = select(func.count(col(Cluster.id)), func.max(Cluster.id), func.sum(Cluster.revision))
-            return tuple((await session.exec(sums)).one())
+            return (await session.exec(select(Cluster.uuid, Cluster.revision).order_by(col(Cluster.id)))).all()
 
     async def _lost(self) -> Sequence[str]:
         """The engines of clusters that are gone, as far as containers or hosts are left of them."""

@@ -71,11 +71,11 @@ class Clusters:
         await eventually(there, lambda: f"{status}: {shown.get('status')}, {shown.get('status_reason')}")
         return shown
 
-    async def gone(self, path: str) -> None:
+    async def gone(self, path: str, who: str = "member") -> None:
         """Wait until GET answers 404."""
 
         async def absent() -> bool:
-            return (await self.ask("GET", path)).status_code == 404
+            return (await self.ask("GET", path, who=who)).status_code == 404
 
         await eventually(absent, lambda: f"{path} is still there")
 
@@ -97,7 +97,7 @@ class Clusters:
             if self.driver.nodes(UUID(uuid)):
                 self.driver.vanish(UUID(uuid))
         if uuids:  # they are no longer places for containers
-            await self.caisson.running.gateway.zones.follow()
+            await self.caisson.running.forget_zones()
 
     async def patch(self, uuid: str, *operations: tuple[str, Any], **more: Any) -> httpx.Response:
         """Ask for replacements (path, value); a value of None removes."""

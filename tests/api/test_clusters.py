@@ -431,7 +431,7 @@ async def test_public_and_hidden_templates(clusters: Clusters) -> None:
     uuid = await clusters.made(public)
     body: dict[str, Any] = {"cluster_template_id": hidden, "name": "x"}
     magnum_error(await clusters.ask("POST", "clusters", body), 404)
-    await clusters.ok("POST", "clusters", body, who="admin")
+    of_admin = (await clusters.ok("POST", "clusters", body, who="admin"))["uuid"]
     own = await clusters.template()
     await clusters.ok(
         "PATCH", f"clustertemplates/{own}", [{"op": "replace", "path": "/hidden", "value": True}], who="admin"
@@ -445,6 +445,8 @@ async def test_public_and_hidden_templates(clusters: Clusters) -> None:
     assert (shown["labels"], shown["labels_added"], shown["labels_skipped"]) == ({"a": "1"}, {}, {})
     assert (await clusters.patch(uuid, ("/node_count", 2))).status_code == 202
     await clusters.until(uuid, "UPDATE_COMPLETE")
+    await clusters.ok("DELETE", f"clusters/{of_admin}", who="admin")  # it is in a project that others share
+    await clusters.gone(f"clusters/{of_admin}", who="admin")
 
 
 async def test_administrators_see_every_project(clusters: Clusters) -> None:

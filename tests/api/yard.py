@@ -178,6 +178,7 @@ class Yard:
             if await self.row(uuid) is not None:
                 await self.delete(uuid)
                 await self.reaches(uuid, None)
+        await self.running.forget_zones()  # they are no longer places for containers
 
     async def _idle(self, uuid: str) -> bool:
         return all(action.state not in ("queued", "running") for action in await self.log(uuid))
