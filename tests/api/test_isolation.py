@@ -6,7 +6,7 @@ apart from what is not there neither by status, body and headers, nor by what th
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,12 +15,16 @@ from uuid import uuid4
 
 import httpx
 import pytest
+import pytest_asyncio
 from fastapi import FastAPI
 from jose import jwt
 from sqlalchemy import Engine, event
+from sqlmodel import select
 
 from app import hosts
+from app.db import EVERYTHING
 from app.identity import ROLE_IDS, EmbeddedIdentity
+from app.models import ClusterTemplate
 from app.policy import RULES, Allow, Who
 from tests.api.caisson import Caisson, Running
 from tests.api.routes import MAGNUM, PUBLIC, SAMPLES, TEMPLATES, Things, named_by, routes, things_of
@@ -102,13 +106,18 @@ class World:
         return [await things.snapshot() for things in self.of.values()]
 
 
-async def world_of(caisson: Caisson) -> World:
+@pytest_asyncio.fixture(loop_scope="session")
+async def world(caisson: Caisson) -> AsyncIterator[World]:
+    """Three projects with a thing of each kind, and a template for all: others see that only while this is used."""
     tokens = {"nobody": None, "expired": await expired_token(caisson), "admin": await administrator(caisson)}
     people = {"alpha": "member", "beta": "foreign", "gamma": tokens["admin"]}
     made = await asyncio.gather(*(things_of(caisson, str(who)) for who in people.values()))
     body = {"image_id": "busybox", "coe": "swarm", "name": "published", "public": True}
     public = await caisson.ok("POST", TEMPLATES, body, who="admin", version=None)
-    return World(dict(zip(people, made, strict=True)), public["uuid"], tokens)
+    yield World(dict(zip(people, made, strict=True)), public["uuid"], tokens)
+    async with caisson.running.gateway.database.transaction(EVERYTHING) as session:
+        for row in await session.exec(select(ClusterTemplate).where(ClusterTemplate.uuid == public["uuid"])):
+            row.public = False
 
 
 async def expired_token(caisson: Caisson) -> str:
@@ -190,8 +199,7 @@ async def test_the_matrix_is_whole(shared: Running) -> None:
     assert min(ends.values()) >= 100
 
 
-async def test_what_is_refused_changes_nothing_and_tells_nothing(caisson: Caisson) -> None:
-    world = await world_of(caisson)
+async def test_what_is_refused_changes_nothing_and_tells_nothing(caisson: Caisson, world: World) -> None:
     before = await world.snapshot()
     for case in matrix(caisson.running.api):
         ids = world.ids(case)
@@ -231,9 +239,8 @@ async def is_absent(world: World, case: Case, ids: dict[str, str]) -> None:
     ],
     ids=["own", "others"],
 )
-async def test_who_may_gets_in(caisson: Caisson, turns: list[tuple[str, str]]) -> None:
+async def test_who_may_gets_in(caisson: Caisson, world: World, turns: list[tuple[str, str]]) -> None:
     """Deletes come last, of what stands in others first; what is there may be changed by then, and refused as such."""
-    world = await world_of(caisson)
     entering = [case for case in matrix(caisson.running.api) if case.end == "in"]
     for turn in turns:
         cases = [case for case in entering if (case.who, case.whose) == turn]
