@@ -128,7 +128,7 @@ class ClusterSettings(Section):
         default_factory=list, description="Images of the engine that a cluster may have loaded into its nodes."
     )
     create_timeout: int = Field(60, ge=1, description="Minutes that a creation may take when nothing else is said.")
-    health_seconds: float = Field(15.0, gt=0, description="How often each cluster is looked at.")
+    health_seconds: float = Field(20.0, gt=0, description="How often each cluster is looked at.")
 
 
 def _a_range(text: str) -> str:
