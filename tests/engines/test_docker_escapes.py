@@ -225,7 +225,7 @@ def members(archive: bytes) -> set[str]:
 
 
 SWAP = """
-mkdir -p /work/real /work/{name} $1; cd /work
+mkdir -p /srv/real /srv/{name} $1; cd /srv
 while :; do mv {name} aside; ln -s $1 {name}; rm {name}; mv aside {name}; done
 """
 
@@ -237,10 +237,10 @@ async def test_who_swaps_folders_for_links_gets_nowhere(place: Place, tmp_path: 
     (target / "secret").write_text("of the host")
     made = await place.run("sh", "-c", SWAP.format(name="box"), "sh", str(target))
     engine = docker(place)
-    await until(lambda: _there(engine, made.ref, "/work"))
+    await until(lambda: _there(engine, made.ref, "/srv"))
     came, went = 0, 0
     for number in range(40):
-        path = ("/work/box", "/work/box/.", "/work/box/../box")[number % 3]
+        path = ("/srv/box", "/srv/box/.", "/srv/box/../box")[number % 3]
         with suppress(EngineError):
             await engine.put_archive(made.ref, path, one_file(f"file-{number}", b"x"))
             went += 1
@@ -251,7 +251,7 @@ async def test_who_swaps_folders_for_links_gets_nowhere(place: Place, tmp_path: 
     assert sorted(path.name for path in target.iterdir()) == ["secret"]
     assert came
     assert went
-    inside = await said(place, made, "sh", "-c", f"ls /work/* {target}")
+    inside = await said(place, made, "sh", "-c", f"ls /srv/* {target}")
     assert "file-" in inside
 
 
