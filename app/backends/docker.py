@@ -313,16 +313,20 @@ class DockerEngine(DockerChanges, DockerNodes, DockerGroups, DockerWires, Docker
 
     async def _fence(self) -> None:
         """Keep the containers of projects from the host, or leave that to its operator (docs/security.md)."""
-        if self._fences is None:
-            self._fences = self.may_fence
-            if self._fences:
-                try:
-                    await nftables.fence()
-                except (Refused, Unavailable) as error:  # root, but not on the host
-                    log.warning("containers are not kept from the host", engine=self.name, reason=error.title)
-                    self._fences = False
-        elif self._fences:
+        if self._fences is None and not self.may_fence:
+            self._fences = False
+        if self._fences is False:
+            return
+        try:
             await nftables.fence()
+        except Refused as error:
+            if self._fences:
+                raise
+            # Root, but not on the host. It is never taken for that because nft was slow.
+            log.warning("containers are not kept from the host", engine=self.name, reason=error.title)
+            self._fences = False
+        else:
+            self._fences = True
 
     def _network_lock(self, project_id: str) -> asyncio.Lock:
         return self.calls.session.networks.setdefault(project_id, asyncio.Lock())

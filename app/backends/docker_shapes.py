@@ -88,6 +88,13 @@ def volume_labels(uuid: UUID, project_id: str) -> dict[str, str]:
     return {LABEL_VOLUME: str(uuid), LABEL_PROJECT: project_id}
 
 
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Raises Refused for labels by which Caisson knows its own."""
+    for key in labels:
+        if key.startswith(LABEL_PREFIX):
+            raise Refused(f"label {key!r}: labels that start with {LABEL_PREFIX!r} belong to Caisson")
+
+
 def create_body(
     uuid: UUID, spec: ContainerSpec, log_max_mib: int, publish_address: str, sandbox: str | None = None
 ) -> dict[str, Any]:
@@ -95,9 +102,7 @@ def create_body(
 
     Raises Refused for a label that would pass as ours.
     """
-    for key in spec.labels:
-        if key.startswith(LABEL_PREFIX):
-            raise Refused(f"label {key!r}: labels that start with {LABEL_PREFIX!r} belong to Caisson")
+    check_labels(spec.labels)
     body: dict[str, Any] = {
         "Image": spec.image,
         "Labels": {

@@ -12,7 +12,14 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from app.backends.docker_shapes import CAPABILITIES, LABEL_INSTALLATION, LABEL_PREFIX, LABEL_PROJECT, LABEL_UUID
+from app.backends.docker_shapes import (
+    CAPABILITIES,
+    LABEL_INSTALLATION,
+    LABEL_PREFIX,
+    LABEL_PROJECT,
+    LABEL_UUID,
+    check_labels,
+)
 from app.backends.engine import Address, ContainerSpec, ImageSeen, Seen, State
 from app.errors import Refused
 
@@ -66,9 +73,7 @@ def config_map(uuid: UUID, spec: ContainerSpec, image: ImageSeen, installation: 
 
 
 def _check(spec: ContainerSpec) -> None:
-    for key in spec.labels:
-        if key.startswith(LABEL_PREFIX):
-            raise Refused(f"label {key!r}: labels that start with {LABEL_PREFIX!r} belong to Caisson")
+    check_labels(spec.labels)
     for field, asked in (
         ("privileged", spec.privileged),
         ("runtime", spec.runtime),

@@ -120,9 +120,7 @@ def service_body(
 
 
 def _check(spec: ContainerSpec) -> None:
-    for key in spec.labels:
-        if key.startswith(shapes.LABEL_PREFIX):
-            raise Refused(f"label {key!r}: labels that start with {shapes.LABEL_PREFIX!r} belong to Caisson")
+    shapes.check_labels(spec.labels)
     for field, asked in (
         ("privileged", spec.privileged),
         ("runtime", spec.runtime),

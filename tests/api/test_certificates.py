@@ -1,5 +1,7 @@
 """Certificates of clusters by the API: the authorities, signing for clients, rotation, and for whom."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,20 @@ def verified(client: str, authority: str) -> x509.Certificate:
     signed = x509.load_pem_x509_certificate(client.encode())
     signed.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.encode()))
     return signed
+
+
+@contextmanager
+def policy(clusters: Clusters, folder: Path, text: str) -> Iterator[None]:
+    """Within it the application has this policy file."""
+    file = folder / "policy.yaml"
+    file.write_text(f"{text}\n")
+    gateway = clusters.caisson.running.gateway
+    usual = gateway.policy
+    object.__setattr__(gateway, "policy", Policy(file))
+    try:
+        yield
+    finally:
+        object.__setattr__(gateway, "policy", usual)
 
 
 async def test_authorities_and_signing(clusters: Clusters, csr: str) -> None:
@@ -109,30 +125,16 @@ async def test_only_the_creator_and_whom_the_policy_names(clusters: Clusters, cs
     refused = magnum_error(await clusters.ask("GET", f"certificates/{uuid}", who="reader"), 403)
     assert "certificate:get" in refused["title"]
     assert "certificate:of_others" in refused["detail"]
-    file = tmp_path / "policy.yaml"
-    file.write_text('"certificate:of_others": "role:reader"\n')
-    gateway = clusters.caisson.running.gateway
-    usual = gateway.policy
-    object.__setattr__(gateway, "policy", Policy(file))
-    try:
+    with policy(clusters, tmp_path, '"certificate:of_others": "role:reader"'):
         assert (await clusters.ok("GET", f"certificates/{uuid}", who="reader"))["cluster_uuid"] == uuid
         magnum_error(await clusters.ask("POST", "certificates", body, who="reader"), 403)
-    finally:
-        object.__setattr__(gateway, "policy", usual)
 
 
 async def test_whom_the_policy_lets_be_one_of_kubernetes_own(clusters: Clusters, csr: str, tmp_path: Path) -> None:
     """The request is that of Magnum's client: its subject is in system:masters."""
     uuid = await clusters.made()
     body: dict[str, Any] = {"cluster_uuid": uuid, "csr": csr}
-    file = tmp_path / "policy.yaml"
-    file.write_text('"certificate:create:system": "role:admin"\n')
-    gateway = clusters.caisson.running.gateway
-    usual = gateway.policy
-    object.__setattr__(gateway, "policy", Policy(file))
-    try:
+    with policy(clusters, tmp_path, '"certificate:create:system": "role:admin"'):
         refused = magnum_error(await clusters.ask("POST", "certificates", body), 400)
-    finally:
-        object.__setattr__(gateway, "policy", usual)
     assert "does not let you claim system:masters" in refused["title"]
     await clusters.ok("POST", "certificates", body)

@@ -85,15 +85,21 @@ async def _answers_more(callers: Callers, status: int, count: int) -> None:
     await until(more, f"{count} more answers with {status}")
 
 
+async def _stopping(gateway: Gateway, uuid: str) -> int:
+    """A stop that the engine has carried out: the rule that holds its answer."""
+    held = await gateway.proxy.add(r"^POST /containers/\w+/stop", "after", "hold")
+    await gateway.act(uuid, "stop", timeout="0")
+    await gateway.proxy.fired(held)
+    return held
+
+
 async def test_a_database_that_crashes_and_comes_back(place: Place, stack: Stack, private_postgres: Postgres) -> None:
     gateway = await place.gateway(LEASE_SECONDS=15)
     running = await gateway.create(place.image, run=True)
     await gateway.reaches(running, "Running")
     callers = Callers(place, gateway)
     await _answers_more(callers, 200, 10)
-    held = await gateway.proxy.add(r"^POST /containers/\w+/stop", "after", "hold")
-    await gateway.act(running, "stop", timeout="0")
-    await gateway.proxy.fired(held)
+    held = await _stopping(gateway, running)
     # Down, and an engine that answers meanwhile: the outcome waits for the database.
     stack.stop(private_postgres.service)
     await gateway.proxy.release(held)
@@ -202,9 +208,7 @@ async def test_a_failover_of_twenty_seconds(shared_place: Place, line: Proxy) ->
     await gateway.reaches(running, "Running")
     callers = Callers(shared_place, gateway)
     await _answers_more(callers, 202, 3)
-    held = await gateway.proxy.add(r"^POST /containers/\w+/stop", "after", "hold")
-    await gateway.act(running, "stop", timeout="0")
-    await gateway.proxy.fired(held)
+    held = await _stopping(gateway, running)
     await line.shut()
     await gateway.proxy.release(held)
     await asyncio.sleep(FAILOVER / 2)

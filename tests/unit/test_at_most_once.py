@@ -7,16 +7,22 @@ from app.models import ActionState
 from tests.unit.workshop import Workshop
 
 
-async def test_a_kill_whose_answer_was_lost_is_not_sent_again(shop: Workshop) -> None:
+@pytest.mark.parametrize(
+    ("verb", "engine_verb", "ends"), [("kill", "kill", ("Stopped", 137)), ("reboot", "restart", ("Running", 0))]
+)
+async def test_what_happened_and_whose_answer_was_lost_is_seen(
+    shop: Workshop, verb: str, engine_verb: str, ends: tuple[str, int]
+) -> None:
     shop.worker()
     uuid = await shop.made()
-    shop.engine.fail_next("kill", Unavailable("timed out"), after=True)
-    await shop.act(uuid, "kill")
-    await shop.called("kill")
+    shop.engine.fail_next(engine_verb, Unavailable("timed out"), after=True)
+    await shop.act(uuid, verb)
+    await shop.called(engine_verb)
     await shop.idle(uuid)
-    assert shop.engine.calls["kill"] == 1
+    assert shop.engine.calls[engine_verb] == 1
     box = await shop.box(uuid)
-    assert (box.status, box.exit_code) == ("Stopped", 137)
+    assert (box.status, box.exit_code) == ends
+    assert "interrupted" not in (box.status_reason or "")
 
 
 @pytest.mark.parametrize(("verb", "engine_verb"), [("kill", "kill"), ("reboot", "restart")])
@@ -47,18 +53,6 @@ async def test_a_kill_that_did_not_arrive_is_not_taken_for_done_because_of_a_pau
     assert action.state == ActionState.FAILED
     assert "is not repeated" in (action.message or "")
     assert (await shop.box(uuid)).status == "Paused"
-
-
-async def test_a_reboot_whose_answer_was_lost_is_seen_to_have_happened(shop: Workshop) -> None:
-    shop.worker()
-    uuid = await shop.made()
-    shop.engine.fail_next("restart", Unavailable("timed out"), after=True)
-    await shop.act(uuid, "reboot")
-    await shop.called("restart")
-    await shop.idle(uuid)
-    assert shop.engine.calls["restart"] == 1
-    box = await shop.box(uuid)
-    assert (box.status, box.status_reason) == ("Running", None)
 
 
 async def test_an_engine_that_goes_away_in_the_middle_is_not_asked_again(shop: Workshop) -> None:
