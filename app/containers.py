@@ -33,6 +33,7 @@ from app.settings import Settings
 log = structlog.get_logger("caisson.containers")
 
 STOP_GRACE = 10  # seconds, when a request names none
+KILLED = 128 + 9  # the exit code of what SIGKILL ended
 
 RESTING = (Status.CREATED, Status.ERROR, Status.STOPPED, Status.DELETED, Status.DEAD)
 ALLOWED: dict[str, tuple[Status, ...]] = {  # zun-api, section 3.1: from which statuses a verb is accepted
@@ -306,8 +307,12 @@ def _status(box: Container, seen: Seen) -> tuple[Status, str | None]:
 def _exit_reason(box: Container, seen: Seen) -> str | None:
     if seen.error:
         return seen.error
+    ran_out = f"ran out of memory (limit {box.memory} MiB)"
     if seen.oom_killed:
-        return f"OOMKilled: the container ran out of memory (limit {box.memory} MiB)"
+        return f"OOMKilled: the container {ran_out}"
+    if seen.exit_code == KILLED and box.wanted_running:
+        # Docker loses the kernel's word that it was for memory about once in six times.
+        return f"Killed by signal 9, which was not asked for here: it {ran_out}, or its engine or somebody else ended it"
     return None
 
 

@@ -231,6 +231,10 @@ def limits(cpu: float, memory: int) -> dict[str, int]:
 
 def state_of(state: Document) -> State:
     """The state in an inspect document's part of that name."""
+    if state["Status"] == "created" and moment(state["FinishedAt"]):
+        # Its daemon died between the start and noting it, came back to a running container that it had never started,
+        # and calls it created again when it ends.
+        return State.EXITED
     return _STATES.get(state["Status"], State.RUNNING if state.get("Running") else State.EXITED)
 
 

@@ -96,10 +96,11 @@ def balancer(layout: Layout) -> Recipe:
     text = (
         "global\n  maxconn 4096\n"
         "defaults\n  mode tcp\n  retries 3\n  option redispatch 1\n"
-        "  timeout connect 1s\n  timeout client 1h\n  timeout server 1h\n"
+        "  timeout connect 1s\n  timeout check 2s\n  timeout client 1h\n  timeout server 1h\n"
         f"frontend api\n  bind :{layout.port}\n  default_backend masters\n"
         "backend masters\n  option httpchk GET /readyz\n  http-check expect status 200\n"
-        "  default-server check check-ssl verify none inter 1s fall 2 rise 1"
+        # While etcd elects another leader no control plane is ready: that must cut nobody's connections.
+        "  default-server check check-ssl verify none inter 1s fall 4 rise 1"
         " observe layer4 error-limit 1 on-error mark-down on-marked-down shutdown-sessions\n"
         f"{servers}"
     )

@@ -40,6 +40,8 @@ def environment(login: Cloud) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("OS_")}
     kept |= {"OS_CLIENT_CONFIG_FILE": str(login.file.absolute()), "CLIFF_FIT_WIDTH": "1"}
     kept["NO_PROXY"] = kept["no_proxy"] = "127.0.0.1,localhost"
+    # `coe cluster config` prints in this shell's words, and fails where none is named.
+    kept["SHELL"] = "/bin/sh"
     return kept
 
 

@@ -152,6 +152,10 @@ class Kubectl:
         assert done.returncode != 0, done.stdout
         return done.stderr
 
+    async def tries(self, *arguments: str, manifest: Any = None) -> bool:
+        """Whether it succeeded."""
+        return (await self._run(arguments, manifest)).returncode == 0
+
     async def __call__(self, *arguments: str, manifest: Any = None) -> str:
         """Its output; `manifest` is given to ``-f -``."""
         done = await self._run(arguments, manifest)

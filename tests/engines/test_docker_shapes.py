@@ -171,6 +171,13 @@ def test_states_of_other_engines(status: str, state: State) -> None:
     assert seen.state is state
 
 
+def test_a_container_that_ran_and_is_called_created_has_ended() -> None:
+    """So it is with a daemon that was killed while it started a container, and that container killed later."""
+    never = {"Status": "created", "FinishedAt": "0001-01-01T00:00:00Z"}
+    assert shapes.state_of(never) == State.CREATED
+    assert shapes.state_of(never | {"FinishedAt": "2026-11-24T03:49:08.204884613Z"}) == State.EXITED
+
+
 def test_project_networks_have_names_that_docker_takes() -> None:
     names = [shapes.network_name(project) for project in ("a" * 32, "a b", "a/b", "", "x" * 65, "-", "..")]
     assert len(set(names)) == len(names)

@@ -126,7 +126,9 @@ async def test_one_of_three_control_planes_may_die_and_comes_back(three: Cluster
     seen = await until(answering)
     assert not seen.healthy
     assert seen.reasons["default-master-0.Ready"].startswith("False: its container is exited")
-    await kubectl("create", "configmap", "meanwhile")
+    note = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "meanwhile"}}
+    # If it was etcd's leader that died, what is asked until there is another may fail.
+    await until(lambda: kubectl.tries("apply", "-f", "-", manifest=note))
     assert await three.driver.mend(three.spec) == "default-master-0 started again"
     await three.converge()
     assert (await three.seen()).healthy
