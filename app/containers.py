@@ -312,7 +312,7 @@ def _exit_reason(box: Container, seen: Seen) -> str | None:
         return f"OOMKilled: the container {ran_out}"
     if seen.exit_code == KILLED and box.wanted_running:
         # Docker loses the kernel's word that it was for memory about once in six times.
-        return f"Killed by signal 9, which was not asked for here: it {ran_out}, or its engine or somebody else ended it"
+        return f"Killed by signal 9, not by a request here: it {ran_out}, or its engine or somebody else ended it"
     return None
 
 

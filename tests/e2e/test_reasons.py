@@ -47,7 +47,7 @@ def test_out_of_memory(gateway: Gateway, zun: Any) -> None:
     seen = gateway.become("hungry", "Stopped", also=lambda box: box["status_reason"] is not None)
     assert re.match(
         # The latter when Docker lost the kernel's word for it.
-        r"(OOMKilled: the container|Killed by signal 9, which was not asked for here: it) ran out of memory \(limit 16 MiB\)",
+        r"(OOMKilled: the container|Killed by signal 9, not by a request here: it) ran out of memory \(limit 16 MiB\)",
         seen["status_reason"],
     )
 

@@ -59,7 +59,7 @@ def test_reasons() -> None:
     assert status_of(replace(SEEN, state=State.RUNNING), status_reason="old") == ("Running", None)
     ended = replace(SEEN, state=State.EXITED, exit_code=137, started_at=STARTED, finished_at=ENDED)
     assert status_of(ended) == ("Stopped", None)
-    assert "not asked for here" in (status_of(ended, wanted_running=True)[1] or "")
+    assert "not by a request here" in (status_of(ended, wanted_running=True)[1] or "")
     status, reason = status_of(replace(ended, oom_killed=True), memory=64)
     assert status == "Stopped"
     assert "64 MiB" in (reason or "")
