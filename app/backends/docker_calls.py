@@ -7,12 +7,13 @@ bytes, put no limit on a silent stream, and take a broken stream for a finished 
 import asyncio
 import json
 import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 import aiohttp
 from aiodocker import Docker
@@ -24,6 +25,7 @@ from app.backends import docker_shapes as shapes
 from app.errors import EngineBug, EngineError, Gone, Unavailable
 
 NO_CONNECTION = 900  # aiodocker's number, beside the statuses of HTTP
+CLOSE_SECONDS = 1.0
 
 
 def find_url() -> str | None:
@@ -61,43 +63,52 @@ class Session:
     """What belongs to one event loop: the client, its open replies, the semaphore for dear calls, locks of networks."""
 
     def __init__(self, url: str, slots: int, tls: ssl.SSLContext | None = None) -> None:
-        self.client, self._connector = _connect(url, tls)
+        self._sockets: WeakSet[socket.socket] = WeakSet()
+        self.client, self._connector = _connect(url, tls, self._sockets)
         self.slots = asyncio.Semaphore(slots)
         self.networks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.replies: set[aiohttp.ClientResponse] = set()
-        self._parting: dict[asyncio.Future[None], asyncio.Transport] = {}
         self.daemon_api: str | None = None
 
     def hang_up(self, reply: aiohttp.ClientResponse) -> None:
-        """Close a reply. Over TLS one that was not read to its end stays until the other side has said goodbye."""
-        protocol = reply.connection.protocol if reply.connection is not None else None
-        if protocol is not None and protocol.transport is not None and (parted := protocol.closed) is not None:
-            self._parting[parted] = protocol.transport
-            parted.add_done_callback(self._has_parted)
+        """Close a reply, over TLS without a goodbye: a node that is gone would be waited for half a minute."""
+        transport = reply.connection.transport if reply.connection is not None else None
+        if transport is not None and transport.get_extra_info("sslcontext"):
+            transport.abort()
         reply.close()
 
     async def close(self) -> None:
+        """Close all connections, also those that are being made, before the loop ends."""
         # Closing connections alone does not wake whoever reads from one.
         for reply in tuple(self.replies):
             self.hang_up(reply)
         await self.client.close()
-        # Goodbyes over TLS would outlive the loop that is being closed, and those of a node that is gone last 30 s.
-        for transport in tuple(self._parting.values()):
-            transport.abort()
         if self._connector is not None:
             await self._connector.close(abort_ssl=True)
+        # asyncio forgets one whose making is given up just before its TLS begins.
+        for one in tuple(self._sockets):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                while any(one.fileno() >= 0 for one in tuple(self._sockets)):
+                    await asyncio.sleep(0.001)
 
-    def _has_parted(self, parted: asyncio.Future[None]) -> None:
-        self._parting.pop(parted, None)
-        if not parted.cancelled():
-            parted.exception()  # how it ended does not matter, and one that nobody asks for is complained about
 
+def _connect(
+    url: str, tls: ssl.SSLContext | None, sockets: WeakSet[socket.socket]
+) -> tuple[Docker, aiohttp.BaseConnector | None]:
+    """The client of an engine, and its connector unless the client knows better; `sockets` gets those of TLS."""
 
-def _connect(url: str, tls: ssl.SSLContext | None) -> tuple[Docker, aiohttp.BaseConnector | None]:
+    def make(address: aiohttp.AddrInfoType) -> socket.socket:
+        made = socket.socket(*address[:3])
+        sockets.add(made)
+        return made
+
     # Without a limit on connections, because each stream holds one.
     try:
         if tls is not None:
-            sealed = aiohttp.TCPConnector(limit=0, ssl=tls)
+            sealed = aiohttp.TCPConnector(limit=0, ssl=tls, socket_factory=make)
             return Docker(url.replace("tcp://", "https://"), connector=sealed), sealed
         if url.startswith("unix://"):
             local = aiohttp.UnixConnector(url.removeprefix("unix://"), limit=0)
