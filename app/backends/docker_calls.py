@@ -25,7 +25,7 @@ from app.backends import docker_shapes as shapes
 from app.errors import EngineBug, EngineError, Gone, Unavailable
 
 NO_CONNECTION = 900  # aiodocker's number, beside the statuses of HTTP
-CLOSE_SECONDS = 1.0
+CLOSE_TURNS = 100  # of the loop, at most, until connections that were cut are gone
 
 
 def find_url() -> str | None:
@@ -89,10 +89,10 @@ class Session:
         for one in tuple(self._sockets):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                while any(one.fileno() >= 0 for one in tuple(self._sockets)):
-                    await asyncio.sleep(0.001)
+        for _ in range(CLOSE_TURNS):
+            if all(one.fileno() < 0 for one in tuple(self._sockets)):
+                break
+            await asyncio.sleep(0)
 
 
 def _connect(
