@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from uuid import uuid4
 
-from app.backends import kubernetes_view, swarm_plan
 from app.backends.driver import ClusterSpec, Keys, NodeGroupSpec
-from app.backends.kubernetes_api import Api, condition
-from app.backends.kubernetes_trust import stages
+from app.backends.kubernetes import view as kubernetes_view
+from app.backends.kubernetes.api import Api, condition
+from app.backends.kubernetes.trust import stages
 from app.backends.nodes import NodeNetwork, NodeSpec
+from app.backends.swarm import plan as swarm_plan
 from app.certificates import issue, make_authority
 from app.errors import EngineError
 

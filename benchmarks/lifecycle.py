@@ -12,7 +12,7 @@ import httpx
 from aiodocker import Docker
 
 from app.backends import load
-from app.backends.docker_shapes import create_body
+from app.backends.docker.shapes import create_body
 from app.backends.engine import ContainerSpec, Networks
 from app.settings import BackendSettings, Settings
 from benchmarks.served import Served

@@ -10,7 +10,7 @@ import aiohttp
 import httpx
 from aiodocker import Docker
 
-from app.backends.docker_shapes import container_name
+from app.backends.docker.shapes import container_name
 from benchmarks.lifecycle import COMMAND, IMAGE, until
 from benchmarks.served import Served
 

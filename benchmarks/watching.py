@@ -15,15 +15,15 @@ from uuid import UUID, uuid4
 import structlog
 from sqlmodel import select
 
-from app.backends.docker import DockerEngine
+from app.backends.docker.engine import DockerEngine
 from app.backends.driver import ClusterSpec, Keys, NodeGroupSpec, Progress
 from app.backends.engine import ContainerEngine
-from app.backends.kubernetes_api import Api
-from app.backends.kubernetes_engine import KubernetesEngine
+from app.backends.kubernetes.api import Api
+from app.backends.kubernetes.engine import KubernetesEngine
 from app.backends.nodes import ImageHost, NodeSeen
-from app.backends.swarm import SwarmDriver
-from app.backends.swarm_engine import SwarmEngine
-from app.backends.swarm_nodes import Endpoint
+from app.backends.swarm.driver import SwarmDriver
+from app.backends.swarm.engine import SwarmEngine
+from app.backends.swarm.nodes import Endpoint
 from app.certificates import make_authority
 from app.cluster_watch import watch_id
 from app.db import EVERYTHING

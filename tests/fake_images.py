@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 
-from app.backends.docker_archive import renamed
+from app.backends.docker.archive import renamed
 from app.backends.engine import ImageSeen
 from app.errors import Gone, Refused
 from tests.fake_changes import Files

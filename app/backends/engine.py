@@ -140,6 +140,19 @@ class ContainerSpec:
     places: Sequence[Attachment] = ()  # instead of `network`; the first is joined at once, see `Wires.join`
     group: UUID | None = None  # joins the namespaces of this group's sandbox, and has no network of its own
 
+    def only_on_hosts(self) -> list[str]:
+        """Which of the wishes an engine inside a cluster cannot grant, by their fields."""
+        wishes = {
+            "privileged": self.privileged,
+            "runtime": self.runtime,
+            "disk": self.disk,
+            "network": self.network or self.places,
+            "mounts": self.mounts or self.sealed,
+            "cores": self.cores,
+            "group": self.group,
+        }
+        return [field for field, wish in wishes.items() if wish]
+
 
 @dataclass(frozen=True, slots=True)
 class GroupSpec:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from app.backends.docker_calls import find_url
+from app.backends.docker.calls import find_url
 from scripts.newcomer import packages
 from scripts.newcomer.packages import SetupError, locked, tail
 

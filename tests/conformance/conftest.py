@@ -6,9 +6,10 @@ from secrets import token_hex
 
 import pytest
 
-from app.backends import kubernetes_engine, swarm_engine
 from app.backends.driver import ClusterSpec
 from app.backends.engine import Ability
+from app.backends.kubernetes import engine as kubernetes_engine
+from app.backends.swarm import engine as swarm_engine
 from tests.conformance.place import Place, cluster, cluster_place, docker_place, fake_place
 
 LANES = {

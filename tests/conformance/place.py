@@ -13,12 +13,12 @@ from uuid import UUID, uuid4
 import pytest
 from pydantic import SecretStr
 
-from app.backends.docker import make
+from app.backends.docker.engine import make
 from app.backends.driver import ClusterDriver, ClusterSpec, Keys, NodeGroupSpec
 from app.backends.engine import ContainerEngine, ContainerSpec, LogOptions, Networks, RegistryLogin, Seen, State
-from app.backends.kubernetes import KubernetesDriver
+from app.backends.kubernetes.driver import KubernetesDriver
 from app.backends.nodes import NodeHost
-from app.backends.swarm import SwarmDriver
+from app.backends.swarm.driver import SwarmDriver
 from app.backends.wires import Guards, Wires
 from app.certificates import issue, make_authority
 from app.settings import BackendSettings, KeystoneSettings, Settings

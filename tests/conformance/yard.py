@@ -15,10 +15,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from app.backends.docker import DockerEngine
+from app.backends.docker.engine import DockerEngine
 from app.backends.driver import ClusterDriver, ClusterSeen, ClusterSpec, Keys, NodeGroupSpec, Progress
-from app.backends.kubernetes import KubernetesDriver
-from app.backends.swarm import SwarmDriver
+from app.backends.kubernetes.driver import KubernetesDriver
+from app.backends.swarm.driver import SwarmDriver
 from app.certificates import make_authority
 from app.settings import BackendSettings, Settings
 from tests.conformance.place import until

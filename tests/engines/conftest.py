@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.backends.docker import DockerEngine
-from app.backends.swarm import SwarmDriver
+from app.backends.docker.engine import DockerEngine
+from app.backends.swarm.driver import SwarmDriver
 from app.settings import BackendSettings, ClusterSettings, Settings
 from tests.conformance.place import Place, docker_place
 from tests.engines.swarm_cluster import Swarm

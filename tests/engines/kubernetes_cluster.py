@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
-from app.backends import docker, kubernetes
+from app.backends.docker import engine as docker
 from app.backends.driver import ClusterSeen, ClusterSpec, Keys, NodeGroupSpec
+from app.backends.kubernetes import driver as kubernetes
 from app.backends.nodes import NodeHost, Nodes
 from app.certificates import issue, make_authority, sign
 from app.settings import BackendSettings, ClusterSettings, Settings

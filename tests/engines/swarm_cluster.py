@@ -12,10 +12,10 @@ from uuid import UUID, uuid4
 
 import httpx
 
-from app.backends.docker import DockerEngine
+from app.backends.docker.engine import DockerEngine
 from app.backends.driver import ClusterSeen, ClusterSpec, Keys, NodeGroupSpec, Progress
 from app.backends.nodes import NodeSeen
-from app.backends.swarm import SwarmDriver
+from app.backends.swarm.driver import SwarmDriver
 from app.certificates import Authority, issue, make_authority
 from tests.stack.debian import program
 from tests.stack.images import BUSYBOX

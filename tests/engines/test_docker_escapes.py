@@ -16,7 +16,7 @@ from uuid import uuid4
 import pytest
 
 from app.archives import one_file
-from app.backends.docker import DockerEngine, make
+from app.backends.docker.engine import DockerEngine, make
 from app.backends.engine import Seen
 from app.check import examine
 from app.errors import EngineError

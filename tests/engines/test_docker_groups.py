@@ -6,7 +6,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from app.backends import sandbox
+from app.backends.docker import sandbox
 from app.backends.engine import Execs, Groups, GroupSpec, Networks, Port, Seen
 from tests.conformance.place import Place, until
 from tests.stack import docker, images

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from app.backends.docker import make
+from app.backends.docker.engine import make
 from app.backends.engine import Ability, Port, Seen, State
 from app.errors import Refused
 from app.settings import BackendSettings, Settings

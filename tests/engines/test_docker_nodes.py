@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from app.backends.docker import DockerEngine
+from app.backends.docker.engine import DockerEngine
 from app.backends.engine import State
 from app.backends.nodes import NodeSeen, NodeSpec
 from app.errors import Refused

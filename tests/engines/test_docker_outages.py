@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from app.backends.docker import DockerEngine, find_url
+from app.backends.docker.engine import DockerEngine, find_url
 from app.backends.engine import ContainerSpec, EngineEvent, State
 from app.errors import EngineBug, Gone, Taken, Unavailable
 from app.settings import BackendSettings, Settings

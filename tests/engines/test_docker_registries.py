@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from app.backends.docker import DockerEngine
+from app.backends.docker.engine import DockerEngine
 from app.backends.engine import ImageFound, Searches
 from app.errors import Refused, RegistryDown
 from app.settings import BackendSettings, Settings

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.backends import docker_shapes as shapes
-from app.backends.docker_calls import translate
+from app.backends.docker import shapes
+from app.backends.docker.calls import translate
 from app.backends.engine import ContainerSpec, HealthCheck, Port, Restart, State, VolumeMount
 from app.errors import EngineBug, EngineError, Gone, Refused, RegistryDown, Taken, Unavailable
 

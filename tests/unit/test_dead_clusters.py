@@ -6,7 +6,7 @@ import pytest
 
 from app.backends import Engines
 from app.backends.driver import ClusterSpec, Keys, NodeGroupSpec
-from app.backends.kubernetes import KubernetesDriver
+from app.backends.kubernetes.driver import KubernetesDriver
 from app.certificates import make_authority
 from app.errors import Unavailable
 from app.settings import Settings

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.backends.docker_archive import renamed
+from app.backends.docker.archive import renamed
 from app.errors import Refused
 
 NAME = "caisson.invalid/glance:1"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from socket import create_server
 
-from app.backends.docker_calls import Calls, next_chunk
+from app.backends.docker.calls import Calls, next_chunk
 from app.certificates import Authority, issue, make_authority
 from app.errors import Unavailable
 

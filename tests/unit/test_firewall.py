@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.backends.nftables import FENCE, FENCED, Place, fence_lines, fenced_bridge, render
+from app.backends.docker.nftables import FENCE, FENCED, Place, fence_lines, fenced_bridge, render
 from app.backends.wires import Rule
 from app.firewall import rule_of
 

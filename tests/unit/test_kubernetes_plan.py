@@ -9,13 +9,15 @@ from uuid import UUID, uuid4
 import pytest
 import yaml
 
-from app.backends import kubernetes_addons, kubernetes_files, kubernetes_plan
 from app.backends.driver import ClusterSpec, Keys, NodeGroupSpec
 from app.backends.engine import State
-from app.backends.kubernetes import KubernetesDriver
-from app.backends.kubernetes_steps import marks, why_not_ready
-from app.backends.kubernetes_trust import stages
-from app.backends.kubernetes_view import BALANCER, View, look, node_spec
+from app.backends.kubernetes import addons as kubernetes_addons
+from app.backends.kubernetes import files as kubernetes_files
+from app.backends.kubernetes import plan as kubernetes_plan
+from app.backends.kubernetes.driver import KubernetesDriver
+from app.backends.kubernetes.steps import marks, why_not_ready
+from app.backends.kubernetes.trust import stages
+from app.backends.kubernetes.view import BALANCER, View, look, node_spec
 from app.backends.nodes import NodeNetwork, NodeSeen
 from app.certificates import issue, make_authority
 from app.errors import Invalid

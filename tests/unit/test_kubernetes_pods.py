@@ -6,8 +6,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from app.backends import kubernetes_pods as pods
 from app.backends.engine import ContainerSpec, HealthCheck, ImageSeen, Port, Restart, Seen, State
+from app.backends.kubernetes import pods
 from app.errors import Refused
 
 IMAGE = ImageSeen("sha256:1", 1, command=("sh",), entrypoint=("/init",), ports=(80,))

@@ -6,11 +6,11 @@ from uuid import UUID
 
 import pytest
 
-from app.backends import swarm_plan as planning
 from app.backends.driver import ClusterFailed, ClusterSpec, Keys, NodeGroupSpec
 from app.backends.engine import State
 from app.backends.nodes import NodeNetwork, NodeSeen
-from app.backends.swarm_steps import why_stopped
+from app.backends.swarm import plan as planning
+from app.backends.swarm.steps import why_stopped
 from app.certificates import make_authority, rotate
 from app.errors import Invalid
 from app.settings import ClusterSettings

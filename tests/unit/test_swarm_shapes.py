@@ -5,8 +5,8 @@ from uuid import UUID
 
 import pytest
 
-from app.backends import swarm_shapes as swarm
 from app.backends.engine import ContainerSpec, ImageSeen, Port, Restart, Seen, State
+from app.backends.swarm import shapes as swarm
 from app.errors import Refused
 
 IMAGE = ImageSeen("sha256:1", 1, command=("sh",), entrypoint=("/init",), ports=(80,))

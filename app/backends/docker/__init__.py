@@ -1,0 +1,1 @@
+"""Docker and Podman: containers, capsules, and nodes of clusters."""

@@ -1,0 +1,1 @@
+"""Kubernetes: clusters whose nodes are containers, and containers in them as pods."""

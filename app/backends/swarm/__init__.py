@@ -1,0 +1,1 @@
+"""Docker Swarm: clusters whose nodes are containers, and containers in them as services."""
