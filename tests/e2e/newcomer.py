@@ -19,7 +19,9 @@ class Run:
         self, root: Path, log: Path, *options: str, prefix: Sequence[str] = (), **environment: str | None
     ) -> None:
         self._log = log
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("OS_", "CAISSON_"))}
+        # Without SHELL, which a service or a container does not have either.
+        foreign = ("OS_", "CAISSON_", "SHELL")
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
         self._elsewhere = bool(prefix)
         given = {key: value for key, value in (inherited | environment).items() if value is not None}
         with log.open("w") as output:

@@ -53,6 +53,7 @@ def test_a_first_session_and_the_same_by_curl(tmp_path: Path, docker_url: str) -
                 readme.script("The same by curl", {"9517": port}),
             ]
         )
+        environment["SHELL"] = "/bin/bash"  # as every terminal has it; `coe cluster config` fails without
         said = run(["bash", "-c", script], environment, cwd=ROOT, seconds=500)
         assert said.count("| Running ") >= 2  # in the list, and when it is shown
         assert "inet 10.221." in said
