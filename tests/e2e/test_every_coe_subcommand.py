@@ -29,7 +29,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "compatibility.md"
 NOTES = {
     "coe ca rotate": "clients need new certificates afterwards",
     "coe credential rotate": "refused: clusters have no credential of the cloud",
-    "coe cluster config": "of a swarm it prints variables; certificates come with `--output-certs`; the client wants `SHELL` to be set",
+    "coe cluster config": "of a swarm it prints variables, certificates with `--output-certs`; `SHELL` must be set",
 }
 """What there is to say of a subcommand."""
 MAGNUM = "/container-infra/v1"
