@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.backends.docker.nftables import FENCE, FENCED, Place, fence_lines, fenced_bridge, render
+from app.backends.docker.nftables import FENCE, FENCED, OF_NODES, Place, fence_lines, new_bridge, render
 from app.backends.wires import Rule
 from app.firewall import rule_of
 
@@ -100,10 +100,11 @@ def test_no_network_leads_to_what_clouds_tell_machines() -> None:
     assert lines.index('iifname "cn*" ip daddr 169.254.0.0/16 drop') < lines.index('iifname "cn*" jump leaving')
 
 
-def test_a_bridge_behind_the_fence_has_a_name_that_the_kernel_takes() -> None:
-    names = {fenced_bridge() for _ in range(100)}
+@pytest.mark.parametrize("kind", [FENCED, OF_NODES])
+def test_a_bridge_behind_the_fence_has_a_name_that_the_kernel_takes(kind: str) -> None:
+    names = {new_bridge(kind) for _ in range(100)}
     assert len(names) == 100
-    assert all(name.startswith(FENCED) and len(name) == 15 for name in names)
+    assert all(name.startswith(kind) and len(name) == 15 for name in names)
 
 
 def test_the_page_has_the_fence_for_those_who_put_it_up_themselves() -> None:

@@ -82,7 +82,6 @@ class DockerEngine(DockerChanges, DockerNodes, DockerGroups, DockerWires, Docker
         self.calls = Calls(name, backend.url, backend.concurrency or 2 * (os.cpu_count() or 1), tls)
         self._settings = settings
         self._may_filter: bool | None = None
-        self._fences: bool | None = None
         self.tables = nftables.Tables(f"{settings.database} {name}")
 
     # Host
@@ -295,37 +294,14 @@ class DockerEngine(DockerChanges, DockerNodes, DockerGroups, DockerWires, Docker
                     await self._drop_networks(networks[1:])
                     break
                 await self._create_network(project_id)
-        await self._fence()
+        await self.fence()
         return shapes.network_name(project_id)
 
     async def remove_network(self, project_id: str) -> None:
         """Remove the project's network when no container uses it, running or not; in use or absent is fine."""
         async with self._network_lock(project_id):
             await self._drop_networks(await self._networks(project_id))
-        if self._fences:
-            await nftables.clear_fence()
-
-    @property
-    def may_fence(self) -> bool:
-        """Whether it is this process that keeps containers of projects from the engine's host."""
-        return self._settings.firewall == "nftables" and self.calls.is_local and nftables.may_filter()
-
-    async def _fence(self) -> None:
-        """Keep the containers of projects from the host, or leave that to its operator (docs/security.md)."""
-        if self._fences is None and not self.may_fence:
-            self._fences = False
-        if self._fences is False:
-            return
-        try:
-            await nftables.fence()
-        except Refused as error:
-            if self._fences:
-                raise
-            # Root, but not on the host. It is never taken for that because nft was slow.
-            log.warning("containers are not kept from the host", engine=self.name, reason=error.title)
-            self._fences = False
-        else:
-            self._fences = True
+        await self.clear_fence()
 
     def _network_lock(self, project_id: str) -> asyncio.Lock:
         return self.calls.session.networks.setdefault(project_id, asyncio.Lock())
@@ -337,7 +313,7 @@ class DockerEngine(DockerChanges, DockerNodes, DockerGroups, DockerWires, Docker
     async def _create_network(self, project_id: str) -> None:
         labels = {shapes.LABEL_PROJECT: project_id}
         pool, prefix = self._settings.network_pool, self._settings.network_prefix
-        name, bridge = shapes.network_name(project_id), nftables.fenced_bridge()
+        name, bridge = shapes.network_name(project_id), nftables.new_bridge(nftables.FENCED)
         try:
             if await self.cut_network(name, labels, pool, prefix, project_id, bridge) is None:
                 raise Taken(f"no network of /{prefix} is left in {pool}")
@@ -382,7 +358,7 @@ class DockerEngine(DockerChanges, DockerNodes, DockerGroups, DockerWires, Docker
                 # A second of the past as well, because Docker answers a moment before it listens.
                 since = int(time.time()) - 1
                 async with self.calls.reply("GET", "events", {"filters": filters, "since": since}) as response:
-                    await self._fence()  # whatever became of it while nobody looked
+                    await self.fence()  # whatever became of it while nobody looked
                     pause, lines = 0.1, shapes.Lines()
                     yield EngineEvent(None, "connected", lost=True)
                     while chunk := await next_chunk(response, self.watch_patience):

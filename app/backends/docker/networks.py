@@ -1,4 +1,4 @@
-"""Networks on Docker: making one with a free range, and attaching and detaching containers that are there."""
+"""Networks on Docker: making one with a free range, fencing it, attaching and detaching containers that are there."""
 
 import asyncio
 import json
@@ -8,13 +8,18 @@ from contextlib import suppress
 from ipaddress import IPv4Network, ip_network
 from typing import Any
 
-from app.backends.docker import shapes
+import structlog
+
+from app.backends.docker import nftables, shapes
 from app.backends.docker.calls import Calls, container_path, text_of
 from app.backends.engine import Networks
 from app.backends.wires import Range
-from app.errors import EngineError, Gone, Taken
+from app.errors import EngineError, Gone, Refused, Taken
+from app.settings import Settings
 
 NONE = "none"
+
+log = structlog.get_logger("caisson.networks")
 
 
 class NameTaken(Taken):
@@ -24,7 +29,10 @@ class NameTaken(Taken):
 class DockerNetworks:
     """What `DockerEngine` can do about networks, and about containers that are there and their networks."""
 
+    name: str
     calls: Calls
+    _settings: Settings
+    _fences: bool | None = None  # known after the first try
 
     async def cut_network(
         self, name: str, labels: Mapping[str, str], pool: str, prefix: int, seed: str, bridge: str | None = None
@@ -68,6 +76,36 @@ class DockerNetworks:
         routes = [*shapes.routes(text_of("/proc/net/route")), *shapes.routes6(text_of("/proc/net/ipv6_route"))]
         known = {one.cidr for one in of_docker}
         return of_docker + [Range(cidr, None) for cidr in map(str, routes) if cidr not in known]
+
+    @property
+    def may_fence(self) -> bool:
+        """Whether it is this process that keeps containers of projects from the engine's host."""
+        return self._settings.firewall == "nftables" and self.calls.is_local and nftables.may_filter()
+
+    async def fence(self) -> None:
+        """Keep the containers of projects from the host, or leave that to its operator (docs/security.md).
+
+        Raises Refused with nft's words when it had worked before.
+        """
+        if self._fences is None and not self.may_fence:
+            self._fences = False
+        if self._fences is False:
+            return
+        try:
+            await nftables.fence()
+        except Refused as error:
+            if self._fences:
+                raise
+            # Root, but not on the host. It is never taken for that because nft was slow.
+            log.warning("containers are not kept from the host", engine=self.name, reason=error.title)
+            self._fences = False
+        else:
+            self._fences = True
+
+    async def clear_fence(self) -> None:
+        """Take down what `fence` put up, if nobody is behind it."""
+        if self._fences:
+            await nftables.clear_fence()
 
     async def join_network(self, ref: str, project_id: str) -> None:
         """Connect a container, running or not, with its project's network, made when absent; again is fine."""

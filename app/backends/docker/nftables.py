@@ -36,6 +36,8 @@ _WITH_PORTS = {TCP, UDP, 33, 132, 136}
 FENCE = "caisson_fence"
 FENCED = "caip-"
 """How names of bridges begin whose containers do not reach the host."""
+OF_NODES = "caic-"
+"""How names of bridges begin whose nodes of clusters reach the host, but not what clouds tell it."""
 METADATA = ("ip daddr 169.254.0.0/16 drop", "ip6 daddr { fe80::/10, fd00:ec2::254 } drop")
 """Where clouds tell a machine its secrets."""
 _BRIDGED = [Path(f"/proc/sys/net/bridge/bridge-nf-call-{family}tables") for family in ("ip", "ip6")]
@@ -99,9 +101,9 @@ class Tables:
         await _run(["nft", "-f", "-"], _nothing(self.name))
 
 
-def fenced_bridge() -> str:
-    """A name for a new bridge behind the fence: 15 characters, the kernel's limit."""
-    return f"{FENCED}{secrets.token_hex(5)}"
+def new_bridge(kind: str) -> str:
+    """A name for a new bridge, `FENCED` or `OF_NODES`: 15 characters, the kernel's limit."""
+    return f"{kind}{secrets.token_hex(5)}"
 
 
 def may_filter() -> bool:
@@ -277,13 +279,12 @@ def _passages(bridges: str, places: Sequence[Place], members: Mapping[str, Seque
 
 def fence_lines() -> list[str]:
     """The chains of the fence."""
-    bridges = f'"{FENCED}*"'
     return [
         *_chain(
             "input",
             [
                 "type filter hook input priority -10; policy accept;",
-                f"iifname != {bridges} accept",
+                f'iifname != "{FENCED}*" accept',
                 *_ANSWERS,
                 "meta l4proto { icmp, ipv6-icmp } accept",
                 "drop",
@@ -293,7 +294,7 @@ def fence_lines() -> list[str]:
             "forward",
             [
                 "type filter hook forward priority -10; policy accept;",
-                *(f"iifname {bridges} {rule}" for rule in METADATA),
+                *(f'iifname "{kind}*" {rule}' for kind in (FENCED, OF_NODES) for rule in METADATA),
             ],
         ),
     ]
@@ -304,7 +305,7 @@ def _no_fence() -> str:
 
 
 def _is_needed() -> bool:
-    return any(name.startswith(FENCED) for name in _interfaces().values())
+    return any(name.startswith((FENCED, OF_NODES)) for name in _interfaces().values())
 
 
 def _match(rule: Rule) -> str:

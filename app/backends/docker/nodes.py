@@ -18,7 +18,7 @@ from uuid import UUID
 
 import structlog
 
-from app.backends.docker import shapes
+from app.backends.docker import nftables, shapes
 from app.backends.docker.calls import container_path
 from app.backends.docker.containers import DockerContainers
 from app.backends.docker.networks import DockerNetworks, NameTaken
@@ -26,7 +26,6 @@ from app.backends.docker.streams import DockerStreams
 from app.backends.engine import ExecResult, LogOptions
 from app.backends.nodes import NodeNetwork, NodeSeen, NodeSpec
 from app.errors import EngineError, Gone, Refused, Taken
-from app.settings import Settings
 
 LABEL_CLUSTER = "caisson.cluster"
 LABEL_NODE = "caisson.node"
@@ -52,8 +51,6 @@ log = structlog.get_logger("caisson.nodes")
 class DockerNodes(DockerNetworks, DockerStreams, DockerContainers):
     """Ability NODE of a Docker engine."""
 
-    name: str
-    _settings: Settings
     _privileges: Mapping[str, Any] | None = None
 
     async def ensure_node_network(self, cluster: UUID, project_id: str) -> NodeNetwork:
@@ -69,13 +66,15 @@ class DockerNodes(DockerNetworks, DockerStreams, DockerContainers):
                 pool, prefix = settings.network_pool, settings.network_prefix
                 labels = self._node_labels(cluster, project_id)
                 try:
-                    if await self.cut_network(name, labels, pool, prefix, str(cluster)) is None:
+                    bridge = nftables.new_bridge(nftables.OF_NODES)
+                    if await self.cut_network(name, labels, pool, prefix, str(cluster), bridge) is None:
                         raise Refused(
                             f"no network of /{prefix} is left in {pool}, which clusters' networks are cut from"
                         )
                 except NameTaken:
                     if not await self._node_networks(cluster):
                         raise
+        await self.fence()
         subnet = IPv4Network(found[0]["IPAM"]["Config"][0]["Subnet"])
         gateway = found[0]["IPAM"]["Config"][0].get("Gateway") or str(subnet[1])
         return NodeNetwork(name, str(subnet), gateway)
@@ -165,6 +164,7 @@ class DockerNodes(DockerNetworks, DockerStreams, DockerContainers):
             *(self._drop("volumes", document["Name"]) for document in volumes),
             *(self._drop("networks", document["Id"]) for document in networks),
         )
+        await self.clear_fence()
         return all(left) and not await self._node_refs(cluster)
 
     async def clusters(self) -> set[UUID]:
