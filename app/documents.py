@@ -25,7 +25,7 @@ class Problem(BaseModel):
     status: int = Field(examples=[400])
     title: str = Field(examples=["Invalid input for field 'memory'. Value: '1'. It must be from 4 to 8192 MiB."])
     detail: str
-    links: list[str] = []
+    links: list[str]
 
 
 class Problems(BaseModel):
@@ -51,6 +51,7 @@ _MEANINGS = {
     413: "The body is too large",
     415: "The body is not JSON",
     429: "The project asks more than its share; Retry-After says when to come back",
+    431: "The line and the headers of the request are too large",
     501: "The engine lacks the ability",
     502: "The engine failed",
     503: "Identity or engine cannot be reached",
@@ -67,7 +68,10 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     },
     **{status: {"model": Problems, "description": text} for status, text in _MEANINGS.items()},
 }
-_PUBLIC = ("/", "/v1", MAGNUM.root, MAGNUM.collection, "/healthcheck", "/livez", "/readyz")
+_PROBES = ("/healthcheck", "/livez", "/readyz")
+_PUBLIC = ("/", "/v1", MAGNUM.root, MAGNUM.collection, *_PROBES)
+_TO_ANYBODY = ("400", "408", "413", "431")
+"""Refusals that do not ask who is calling."""
 
 _UUID, _PROJECT = "3b1c7a52-6f0e-4a7e-9d3b-5f1f0c3f2a11", "28efb79e969e43a5b0b78ec14821c357"
 _USER = "c902c727e25d41a3a07f73af83c0530d"
@@ -227,6 +231,7 @@ _SERVICE = {
     "updated_at": "2026-01-31T09:05:08.200317",
 }
 _QUOTAS = {"containers": 40, "memory": 51200, "disk": 100, "cpu": 20}
+_FIXED = {"subnet_id": "7b9e1a8a-4a52-5f3a-9a57-0f6c1d1b2c33", "version": 4, "ip_address": "10.221.7.2"}
 _VOLUME = {
     "uuid": _UUID,
     "links": [
@@ -272,13 +277,7 @@ EXAMPLES: Mapping[str, Any] = {
             {
                 "net_id": "24d0a6a1-3b5f-5a63-8d0e-6d0a2a8e3c11",
                 "port_id": "0c1c42b4-2a2e-5a0b-9f3c-9b9d9d0e7f51",
-                "fixed_ips": [
-                    {
-                        "subnet_id": "7b9e1a8a-4a52-5f3a-9a57-0f6c1d1b2c33",
-                        "version": 4,
-                        "ip_address": "10.221.7.2",
-                    }
-                ],
+                "fixed_ips": [_FIXED],
             }
         ]
     },
@@ -375,6 +374,7 @@ _MORE: dict[str, dict[str, Any]] = {
     "image_driver": {"host": {}, "image_pull_policy": {}, "privileged": {}, "runtime": {}, "exposed_ports": {}},
     "init_containers": {"host": {}},
     "cluster_template_id": {"stack_id": {}},
+    "csr": {"ca_cert_type": {"type": "string"}},
     **{
         kind: {"next": {"type": "string"}}
         for kind in ("clustertemplates", "clusters", "events", "nodegroups", "quotas")
@@ -393,6 +393,7 @@ _OLD_CAPSULE = {key: value for key, value in _CAPSULE.items() if key not in ("na
 _OTHERWISE: Mapping[str, Any] = {
     "show_quotas": {name: {"in_use": 1, "limit": limit} for name, limit in _QUOTAS.items()},
     "show_cluster_quota": {"project_id": _PROJECT, "resource": "Cluster", "hard_limit": 20},
+    "list_container_networks": {"networks": [{"net_id": "", "port_id": "", **_FIXED}]},
     "list_capsules": {"capsules": [_OLD_CAPSULE], "next": None},
     "create_capsule": _OLD_CAPSULE,
     "show_capsule": _OLD_CAPSULE,
@@ -509,7 +510,11 @@ def _complete(operation: dict[str, Any], path: str) -> None:
     operation["responses"].get("204", {}).pop("content", None)
     api = api_of(path)
     if path in _PUBLIC:
-        operation["responses"] = {"200": operation["responses"]["200"]}
+        answers = operation["responses"]
+        versioned = ["406"] if path in ("/v1", MAGNUM.collection) else []
+        operation["responses"] = {status: answers[status] for status in ("200", *_TO_ANYBODY, *versioned)}
+        if path in _PROBES:
+            operation["responses"]["503"] = {**answers["200"], "description": "Not so, and why"}
         return
     operation["security"] = [{"token": []}]
     operation.setdefault("parameters", []).append(

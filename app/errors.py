@@ -3,7 +3,7 @@
     GatewayError(title, code)           status
       Unauthorized 401   Forbidden 403   NotFound 404   Conflict 409   WrongState 409
       Invalid 400 (FieldTooNew)   QuotaExceeded 403   Unsupported 501   UnknownVersion 406
-      TooLarge 413   WrongContentType 415   Busy 503   SlowClient 408   TooManyRequests 429
+      TooLarge 413   WrongContentType 415   Busy 503   SlowClient 408   TooManyRequests 429   HeadTooLarge 431
       EngineError                       raised only below app/backends
         Gone 404   Taken 409   Refused 400 (RegistryDown)   Unavailable 503   EngineBug 502
 
@@ -106,6 +106,12 @@ class TooManyRequests(GatewayError):
     """A project asks more than its share (429)."""
 
     status, code = 429, "too-many-requests"
+
+
+class HeadTooLarge(GatewayError):
+    """A request's line and headers over the limit (431)."""
+
+    status, code = 431, "request-header-too-large"
 
 
 class WrongContentType(GatewayError):

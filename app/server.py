@@ -6,18 +6,22 @@ ready, that it wants no more; then it stops listening, finishes what runs, and c
 
 import asyncio
 import gc
+import json
 import resource
 import signal
 import socket
 import sys
 import time
 from contextlib import suppress
+from http import HTTPStatus
 from types import FrameType
 from typing import Any
+from uuid import uuid4
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.errors import GatewayError, HeadTooLarge, Invalid, SlowClient, envelope
 from app.health import Draining
 from app.main import create_app
 from app.passwords import return_large_blocks
@@ -26,6 +30,9 @@ from app.settings import Settings
 WEBSOCKET_MESSAGE = 1024 * 1024  # bytes that a client may send in one
 HEAD_BYTES = 64 * 1024  # of a request's line and headers; a token has at most 16 KiB
 HEAD_SECONDS = 10.0  # until they are complete
+UNREADABLE = Invalid("The request cannot be read as HTTP.", code="bad-request")
+LATE = SlowClient("The line and the headers of the request did not come in time.")
+LARGE = HeadTooLarge(f"The line and the headers of the request are larger than the limit of {HEAD_BYTES} bytes.")
 
 
 class Protocol(HttpToolsProtocol):
@@ -47,7 +54,7 @@ class Protocol(HttpToolsProtocol):
         self._head_bytes += len(data)
         super().data_received(data)
         if self._head_timer is not None and self._head_bytes > HEAD_BYTES:
-            self._give_up(b"431 Request Header Fields Too Large")
+            self._give_up(LARGE)
 
     def on_headers_complete(self) -> None:
         """What follows is the body, which is bounded elsewhere (`app.gate.Intake`)."""
@@ -59,22 +66,40 @@ class Protocol(HttpToolsProtocol):
         self._forget_head()
         super().connection_lost(exc)
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP."""
+        self._give_up(UNREADABLE)
+
     def _await_head(self) -> None:
         self._forget_head()
         self._head_bytes = 0
-        self._head_timer = self.loop.call_later(self.head_seconds, self._give_up, b"408 Request Timeout")
+        self._head_timer = self.loop.call_later(self.head_seconds, self._give_up, LATE)
 
     def _forget_head(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _give_up(self, status: bytes) -> None:
+    def _give_up(self, error: GatewayError) -> None:
         self._forget_head()
         if not self.transport.is_closing():
             if self._head_bytes:  # who has sent nothing asked nothing
-                self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+                self.transport.write(_refusal(error))
             self.transport.close()
+
+
+def _refusal(error: GatewayError) -> bytes:
+    """The answer to what never became a request, so that nobody knows which API it is for: in Zun's shape."""
+    request_id = f"req-{uuid4()}"
+    body = json.dumps(envelope(error.status, error.code, error.title, error.detail, request_id)).encode()
+    lines = [
+        f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        "connection: close",
+        f"x-openstack-request-id: {request_id}",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 class Server(uvicorn.Server):

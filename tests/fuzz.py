@@ -1,39 +1,47 @@
 """Requests that nobody thought of: schemathesis makes them from the description of both APIs, /openapi.json.
 
 Every operation is asked with values that its description permits, with such as it does not, and in chains where the id
-in one answer goes into the next request. No answer may be a defect, and each has to be as it is described. What was
-found is kept and told at the end: one finding does not hide the next.
+in one answer goes into the next request; by an administrator, a member and a reader of one project, in every
+microversion. No answer may be a defect or tell a secret, and each has to be as it is described, refusals in the shape
+of their API. What was found is kept and told at the end: one finding does not hide the next.
 """
 
 import argparse
 import asyncio
 import logging
 import os
+import random
+import re
 import secrets
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from queue import Queue
 from typing import Any
+from urllib.parse import parse_qsl
 
 import httpx
 import requests
 import structlog
 import uvicorn
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, given, reject, seed, settings
 from hypothesis.errors import Flaky
 from schemathesis import Case, GenerationMode, openapi
 from schemathesis.core.failures import FailureGroup
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi import checks
 
+from app.apis import MAGNUM, ZUN
+from app.server import Protocol
 from app.settings import LimitSettings, QuotaSettings
 from tests.api import caisson as place
+from tests.api.capsule import template
+from tests.api.routes import CLUSTERS, SAMPLES, TEMPLATES, filled
 from tests.stack.session import free_port
 
 CHECKS = [
@@ -42,12 +50,8 @@ CHECKS = [
     checks.response_headers_conformance,
     checks.response_schema_conformance,
 ]
-ENGINES = {501}
-"""Of the answers from 500 on, those that are no defect: the engine lacks an ability."""
-ELSEWHERE = {501, 503}
-"""The same where registries are asked that may not be reached."""
-UNREAD = {400, 431}
-"""What the server in front of the application answers, without a request id, to what it cannot read as a request."""
+SECONDS = 60  # for one answer; more is a finding
+SECRET = "SENTINEL-fuzz"  # what no answer may hold
 STEPS = 12  # requests of a chain, at most
 
 
@@ -56,33 +60,32 @@ class Fuzz:
 
     Attributes:
         answers: how many there were of each status.
+        reached: operations that did what was asked, once at least.
         chains: how many chains of requests were begun.
         findings: what was wrong with an answer, by operation and sentence: the request that shows it.
     """
 
-    def __init__(self, url: str, token: str, number: int, permitted: set[int]) -> None:
-        """`number` is where chance begins; `permitted` are statuses from 500 on that are no defect."""
+    def __init__(self, url: str, tokens: Sequence[str], number: int) -> None:
+        """`tokens` are people's of one project, first an administrator's; `number` is where chance begins."""
         self.answers: Counter[int] = Counter()
+        self.reached: set[str] = set()
         self.findings: dict[tuple[str, str], str] = {}
         self.chains = 0
-        self._url, self._number, self._permitted = url, number, permitted
+        self._url, self._tokens, self._number = url, tokens, number
+        self._chance = random.Random(number)
         self._session = requests.Session()
-        self._headers = {"X-Auth-Token": token}
         document = httpx.get(f"{url}/openapi.json").raise_for_status().json()
         for operation in (operation for path in document["paths"].values() for operation in path.values()):
             operation.pop("security", None)  # each request has the token; tests/api/test_isolation.py is about others
         self._schema = openapi.from_dict(document)
-        self._made: dict[str, str] = {}
+        hosts = self._admin("GET", "/v1/hosts").json()["hosts"]
+        self._ids = {"host": hosts[0]["hostname"], "group": WORKERS}
 
     def ask_each(self, examples: int) -> None:
         """Ask every operation so often with good values, and as often with bad ones."""
-        for path, body in THINGS.items():
-            made = self._session.post(f"{self._url}{path}", json=body, headers=self._headers)
-            if made.ok:
-                self._made[path] = made.json().get("registry", made.json())["uuid"]
-        for found in self._schema.get_all_operations():
-            assert isinstance(found, Ok), found
-            operation = found.ok()
+        found = [operation.ok() for operation in self._schema.get_all_operations() if isinstance(operation, Ok)]
+        for operation in sorted(found, key=lambda one: one.method.upper() == "DELETE"):
+            self._prepare()
             for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
                 if mode is GenerationMode.NEGATIVE and not list(operation.iter_parameters()) and not operation.body:
                     continue
@@ -95,9 +98,15 @@ class Fuzz:
         class Machine(self._schema.as_state_machine()):  # type: ignore[misc]  # made at run time
             def setup(self) -> None:
                 outer.chains += 1
+                if outer.chains % 10 == 1:
+                    outer._prepare()
 
-            def get_call_kwargs(self, case: Case[Any]) -> dict[str, Any]:
-                return {"base_url": outer._url, "session": outer._session, "headers": outer._headers}
+            def before_call(self, case: Case[Any]) -> None:
+                if outer._chance.random() < 0.7:
+                    outer._aim(case, at=case.path_parameters)
+
+            def call(self, case: Case[Any], **more: Any) -> Any:
+                return outer._call(case)
 
             def validate_response(self, response: Any, case: Case[Any], **more: Any) -> None:
                 outer._look(case, response)
@@ -113,31 +122,88 @@ class Fuzz:
     def _ask(self, cases: Any, examples: int) -> None:
         @seed(self._number)
         @self._settings(examples)
-        @given(case=cases, number=st.integers(0, 63))
-        def ask(case: Case[Any], number: int) -> None:
-            if number % 2:
-                self._aim(case, number // 2)
-            self._look(case, case.call(base_url=self._url, session=self._session, headers=self._headers))
+        @given(case=cases)
+        def ask(case: Case[Any]) -> None:
+            if self._chance.random() < 0.7:
+                self._aim(case)
+            self._look(case, self._call(case))
 
         ask()
 
-    def _aim(self, case: Case[Any], number: int) -> None:
-        """Let a request go far: to what is there, in the newest version, and of its body one field is by chance."""
-        collection = case.operation.path.partition("/{")[0]
-        if case.path_parameters and case.method != "DELETE" and collection in self._made:
-            case.path_parameters[next(iter(case.path_parameters))] = self._made[collection]
-        word = "container-infra" if collection.startswith(_MAGNUM) else "container"
-        case.headers["OpenStack-API-Version"] = f"{word} latest"
-        if isinstance(case.body, dict) and case.body and case.operation.path in THINGS:
-            field = sorted(case.body)[number % len(case.body)]
-            case.body = {**THINGS[case.operation.path], field: case.body[field]}
+    def _aim(self, case: Case[Any], at: Mapping[str, Any] | None = None) -> None:
+        """Let a request go far: a good one, of which one field is by chance, in one of the versions, often the newest.
+
+        It is about what is there, or about `at`.
+        """
+        api = MAGNUM if case.operation.path.startswith(MAGNUM.collection) else ZUN
+        minor = self._chance.choice((api.maximum, self._chance.randint(1, api.maximum)))
+        case.headers["OpenStack-API-Version"] = f"{api.prefix} 1.{minor}"
+        if (sample := _SAMPLES.get((case.method, case.operation.path))) is None:
+            return
+        target, body = sample
+        path, _, query = target.format(**self._ids).partition("?")
+        named = re.fullmatch(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", case.operation.path), path)
+        assert named is not None, (path, case.operation.path)
+        case.path_parameters.update(at or named.groupdict())
+        part = self._chance.choice(("query", "body", "nothing"))
+        case.query = self._mixed(dict(parse_qsl(query)), case.query if part == "query" else None)
+        if body is not None:
+            case.body = self._mixed(filled(body, self._ids), case.body if part == "body" else None)
+
+    def _mixed(self, good: Any, other: Any) -> Any:
+        """`good` with one field of `other`."""
+        if not isinstance(other, dict) or not other or not isinstance(good, dict):
+            return good
+        field = self._chance.choice([*other])
+        return good | {field: other[field]}
+
+    def _prepare(self) -> None:
+        """One thing of each kind, and a host for more: what was asked before may have ended any of them."""
+        for kind, (path, body) in THINGS.items():
+            path = path.format(**self._ids)
+            if self._ids.get(kind, WORKERS) != WORKERS and self._admin("GET", f"{path}/{self._ids[kind]}").ok:
+                continue
+            made = self._admin("POST", path, filled(body, self._ids))
+            if made.ok:
+                thing = made.json().get("registry", made.json())
+                self._ids[kind] = thing["uuid"]
+                if kind == "box":
+                    self._ids |= {"request": made.headers["X-Openstack-Request-Id"], "project": thing["project_id"]}
+        box, service = f"/v1/containers/{self._ids['box']}", f"host={self._ids['host']}&binary=zun-compute"
+        self._admin("PUT", f"/v1/services/enable?{service}")
+        self._admin("PUT", f"/v1/services/force_down?{service}&forced_down=false")
+        self._admin("DELETE", f"/v1/quotas/{self._ids['project']}")
+        for verb in ("unpause", "start"):
+            self._admin("POST", f"{box}/{verb}")
+        for _ in range(100):
+            shown = self._admin("GET", box).json()
+            if shown.get("task_state") is None and shown.get("status") != "Creating":
+                break
+            time.sleep(0.1)
+
+    def _admin(self, method: str, path: str, body: Any = None) -> requests.Response:
+        api = MAGNUM if path.startswith(MAGNUM.collection) else ZUN
+        headers = {"X-Auth-Token": self._tokens[0], "OpenStack-API-Version": f"{api.prefix} latest"}
+        return self._session.request(method, f"{self._url}{path}", json=body, headers=headers, timeout=SECONDS)
+
+    def _call(self, case: Case[Any]) -> Any:
+        token = self._chance.choice((self._tokens[0], self._chance.choice(self._tokens)))
+        try:
+            return case.call(
+                base_url=self._url, session=self._session, headers={"X-Auth-Token": token}, timeout=SECONDS
+            )
+        except requests.RequestException as error:
+            self._found(case, f"no answer: {type(error).__name__}")
+            reject()
 
     def _look(self, case: Case[Any], answer: Any) -> None:
         self.answers[answer.status_code] += 1
-        if answer.status_code >= 500 and answer.status_code not in self._permitted:
+        if answer.ok:
+            self.reached.add(case.operation.label)
+        if answer.status_code >= 500 and not _is_word_of_an_engine(answer):
             self._found(case, f"{answer.status_code} {answer.text[:300]}")
-        if "x-openstack-request-id" not in answer.headers and answer.status_code in UNREAD:
-            return
+        if SECRET in answer.text:
+            self._found(case, f"{answer.status_code} tells a secret: {answer.text[:300]}")
         try:
             case.validate_response(answer, checks=CHECKS)
         except FailureGroup as group:
@@ -158,29 +224,34 @@ class Fuzz:
         )
 
 
-_MAGNUM = "/container-infra/v1"
-THINGS: dict[str, Any] = {
-    "/v1/containers": {"image": place.BUSY, "command": ["sleep", "1000"], "name": "fuzzed"},
-    "/v1/capsules": {
-        "template": {
-            "kind": "capsule",
-            "capsuleVersion": "beta",
-            "metadata": {"name": "fuzzed"},
-            "spec": {"containers": [{"image": place.BUSY, "command": ["sleep", "1000"]}]},
-        }
-    },
-    "/v1/volumes": {"name": "fuzzed"},
-    "/v1/registries": {"registry": {"domain": "fuzzed.example"}},
-    f"{_MAGNUM}/clustertemplates": {"name": "fuzzed", "image_id": place.BUSY, "coe": "kubernetes"},
-    f"{_MAGNUM}/clusters": {"name": "fuzzed", "cluster_template_id": "fuzzed"},
+def _is_word_of_an_engine(answer: Any) -> bool:
+    """Whether an answer from 500 on is no defect: an engine lacks an ability, or reaches no registry."""
+    return answer.status_code == 501 or (answer.status_code == 503 and "registry" in answer.text)
+
+
+_SAMPLES = {
+    (method, path.replace(":path", "")): (target.replace("local-host", "{host}"), body)
+    for (method, path), (target, body) in SAMPLES.items()
 }
-"""What is there for requests to be about: a body for each kind."""
+"""A good request of each operation, from all tests that need one."""
+WORKERS = "default-worker"  # a node group that every cluster has
+THINGS: dict[str, tuple[str, Any]] = {
+    "box": ("/v1/containers", {"image": place.BUSY, "command": ["sh"], "tty": True, "interactive": True}),
+    "capsule": ("/v1/capsules", template(name="fuzzed")),
+    "volume": ("/v1/volumes", {"name": "fuzzed"}),
+    "registry": ("/v1/registries", {"registry": {"domain": "fuzzed.example", "username": "fuzz", "password": SECRET}}),
+    "image": ("/v1/images", {"repo": "lab/fuzzed", "host": "{host}"}),
+    "template": (TEMPLATES, {"name": "fuzzed", "image_id": place.BUSY, "coe": "swarm"}),
+    "cluster": (CLUSTERS, {"name": "fuzzed", "cluster_template_id": "{template}"}),
+    "group": (f"{CLUSTERS}/{{cluster}}/nodegroups", {"name": "fuzzed"}),
+}
+"""What is there for requests to be about."""
 
 
 @contextmanager
-def served() -> Iterator[tuple[str, str]]:
-    """The URL of a Caisson in this process, on the engine in memory, and a token of its administrator."""
-    ready: Queue[tuple[uvicorn.Server, str] | BaseException] = Queue()
+def served() -> Iterator[tuple[str, list[str]]]:
+    """The URL of a Caisson in this process, on the engine in memory, and tokens as `Fuzz` wants them."""
+    ready: Queue[tuple[uvicorn.Server, list[str]] | BaseException] = Queue()
 
     async def serve(folder: Path) -> None:
         options: dict[str, Any] = {
@@ -190,11 +261,14 @@ def served() -> Iterator[tuple[str, str]]:
         }
         url = f"sqlite+aiosqlite:///{folder}/caisson.db"
         try:
-            async with place.running(url, folder, (), **options) as running:
+            async with place.running(url, folder, ("member", "reader"), **options) as running:
+                tokens = await _people(running)
                 running.engine.add_image(f"{place.BUSY}:1")
-                config = uvicorn.Config(running.app, port=port, lifespan="off", log_level="error", ws="none")
+                config = uvicorn.Config(
+                    running.app, port=port, lifespan="off", log_level="error", ws="none", http=Protocol
+                )
                 server = uvicorn.Server(config)
-                ready.put((server, running.logins["admin"]))
+                ready.put((server, tokens))
                 await server.serve()
         except BaseException as error:
             ready.put(error)
@@ -207,15 +281,23 @@ def served() -> Iterator[tuple[str, str]]:
         begun = ready.get()
         if isinstance(begun, BaseException):
             raise begun
-        server, token = begun
+        server, tokens = begun
         url = f"http://127.0.0.1:{port}"
         try:
             with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as client:
                 client.get(f"{url}/livez").raise_for_status()
-            yield url, token
+            yield url, tokens
         finally:
             server.should_exit = True
             thread.join()
+
+
+async def _people(running: place.Running) -> list[str]:
+    admin = running.logins["admin"]
+    asked = {"X-Auth-Token": admin, "X-Subject-Token": admin}
+    shown = await running.client.get("/identity/v3/auth/tokens", headers=asked)
+    project = shown.json()["token"]["project"]["id"]
+    return [admin, *[await running.granted(project, role, role) for role in ("member", "reader")]]
 
 
 def main() -> int:
@@ -224,21 +306,17 @@ def main() -> int:
     parser.add_argument("--examples", type=int, default=100, help="good and bad requests of each operation")
     parser.add_argument("--chains", type=int, default=100, help="chains of requests")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**32), help="where chance begins")
-    parser.add_argument("--url", help="a served Caisson, without /v1; its token stands in OS_TOKEN")
+    parser.add_argument("--url", help="a served Caisson, without /v1; OS_TOKEN has its token, or several by blanks")
     wanted = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    if wanted.url is None:
-        with served() as (url, token):
-            fuzz = Fuzz(url, token, wanted.seed, ENGINES)
-            fuzz.ask_each(wanted.examples)
-            fuzz.follow_links(wanted.chains)
-    else:
-        fuzz = Fuzz(wanted.url, os.environ["OS_TOKEN"], wanted.seed, ELSEWHERE)
+    with served() if wanted.url is None else nullcontext((wanted.url, os.environ["OS_TOKEN"].split())) as (url, tokens):
+        fuzz = Fuzz(url, tokens, wanted.seed)
         fuzz.ask_each(wanted.examples)
         fuzz.follow_links(wanted.chains)
     for (operation, sentence), request in sorted(fuzz.findings.items()):
         print(f"{operation}: {sentence}\n    {request}\n")
     print(f"seed {wanted.seed}: {fuzz.answers.total()} requests, {fuzz.chains} chains, {len(fuzz.findings)} findings")
+    print(f"operations that did what was asked: {len(fuzz.reached)}")
     print(f"answers: {dict(sorted(fuzz.answers.items()))}")
     return 1 if fuzz.findings else 0
 

@@ -89,6 +89,15 @@ class Running:
         assert answer.status_code < 300, answer.text
         return answer
 
+    async def granted(self, project: str, who: str, role: str) -> str:
+        """A token of one of `people` who has this role in a project from now on."""
+        grant = f"/projects/{project}/users/{self.logins[f'id of {who}']}/roles/{ROLE_IDS[role]}"
+        await self.identity("PUT", grant, self.logins["admin"])
+        method = {"methods": ["token"], "token": {"id": self.logins[who]}}
+        body = {"auth": {"identity": method, "scope": {"project": {"id": project}}}}
+        answer = await self.identity("POST", "/auth/tokens", "", body)
+        return answer.headers["X-Subject-Token"]
+
     async def rows(self, kind: type[Row], *where: Any) -> list[Row]:
         async with self.gateway.database.reading(EVERYTHING) as session:
             return list((await session.exec(select(kind).where(*where).order_by(kind.id))).all())  # type: ignore[arg-type]  # a column at class level
@@ -131,13 +140,7 @@ class Caisson:
         """A token of somebody; what is no one's name is a token already."""
         if who in PEOPLE and who not in self._tokens:
             project, role = await self.project(PEOPLE[who][0]), PEOPLE[who][1]
-            logins = self.running.logins
-            grant = f"/projects/{project}/users/{logins[f'id of {who}']}/roles/{ROLE_IDS[role]}"
-            await self.running.identity("PUT", grant, logins["admin"])
-            method = {"methods": ["token"], "token": {"id": logins[who]}}
-            body = {"auth": {"identity": method, "scope": {"project": {"id": project}}}}
-            answer = await self.running.identity("POST", "/auth/tokens", "", body)
-            self._tokens[who] = answer.headers["X-Subject-Token"]
+            self._tokens[who] = await self.running.granted(project, who, role)
         return self._tokens.get(who, who)
 
     async def call(

@@ -1,6 +1,7 @@
 """The served process's edge: heads that do not end, and how it goes away."""
 
 import asyncio
+import json
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -71,12 +72,36 @@ async def serving(seconds: float = 0.0) -> AsyncIterator[Served]:
         await made.end()
 
 
+def told(answer: bytes, status: int, code: str) -> None:
+    """A refusal that stands before every route has the shape of all others."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    assert lines[0].startswith(f"HTTP/1.1 {status} ")
+    headers = dict(line.split(": ") for line in lines[1:])
+    assert headers["content-length"] == str(len(body))
+    (error,) = json.loads(body)["errors"]
+    assert (error["status"], error["code"], error["links"]) == (status, code, [])
+    assert error["title"] == error["detail"] != ""
+    assert error["request_id"] == headers["x-openstack-request-id"]
+
+
 @pytest.mark.parametrize("head", [b"G", b"GET / HTTP/1.1\r\nhost: x\r\n", b"GET / HTTP/1.1\r\nx: " + b"a" * 1000])
 async def test_a_head_that_does_not_end(head: bytes) -> None:
     async with serving() as served:
         reader, writer = await served.connect()
         writer.write(head)
-        assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+        told(await reader.read(), 408, "container.request-timeout")
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "line", [b"nonsense\r\n\r\n", b"GET / HTTP/9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\r\n", b"GET\r\n\r\n"]
+)
+async def test_what_is_no_http(line: bytes) -> None:
+    async with serving() as served:
+        reader, writer = await served.connect()
+        writer.write(line)
+        told(await reader.read(), 400, "container.bad-request")
         writer.close()
 
 
@@ -103,7 +128,7 @@ async def test_a_head_that_is_too_large() -> None:
         reader, writer = await served.connect()
         writer.write(b"GET / HTTP/1.1\r\n")
         writer.write(b"x: %s" % (b"a" * HEAD_BYTES))  # no more than that: what is not read breaks the answer off
-        assert (await reader.read()).startswith(b"HTTP/1.1 431 ")
+        told(await reader.read(), 431, "container.request-header-too-large")
         writer.close()
 
 
