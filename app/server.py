@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 from uuid import uuid4
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -59,6 +60,9 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """What follows is the body, which is bounded elsewhere (`app.gate.Intake`)."""
         self._forget_head()
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES:
+            self._give_up(LARGE)  # it came in one piece
+            raise httptools.HttpParserError(LARGE.title)
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -83,7 +87,8 @@ class Protocol(HttpToolsProtocol):
     def _give_up(self, error: GatewayError) -> None:
         self._forget_head()
         if not self.transport.is_closing():
-            if self._head_bytes:  # who has sent nothing asked nothing
+            # Who has sent nothing asked nothing, and within another answer nobody could tell where this one begins.
+            if self._head_bytes and getattr(self.cycle, "response_complete", True):
                 self.transport.write(_refusal(error))
             self.transport.close()
 

@@ -198,7 +198,7 @@ class Fuzz:
 
     def _look(self, case: Case[Any], answer: Any) -> None:
         self.answers[answer.status_code] += 1
-        if answer.ok:
+        if answer.status_code < 300:
             self.reached.add(case.operation.label)
         if answer.status_code >= 500 and not _is_word_of_an_engine(answer):
             self._found(case, f"{answer.status_code} {answer.text[:300]}")

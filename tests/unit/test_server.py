@@ -123,12 +123,22 @@ async def test_a_second_head_that_does_not_end() -> None:
         writer.close()
 
 
-async def test_a_head_that_is_too_large() -> None:
+@pytest.mark.parametrize("end", [b"", b"\r\n\r\n"], ids=["unfinished", "finished"])
+async def test_a_head_that_is_too_large(end: bytes) -> None:
     async with serving() as served:
         reader, writer = await served.connect()
-        writer.write(b"GET / HTTP/1.1\r\n")
-        writer.write(b"x: %s" % (b"a" * HEAD_BYTES))  # no more than that: what is not read breaks the answer off
+        # No more than that: what is not read breaks the answer off.
+        writer.write(b"GET / HTTP/1.1\r\nx: %s" % (b"a" * HEAD_BYTES) + end)
         told(await reader.read(), 431, "container.request-header-too-large")
+        writer.close()
+
+
+async def test_what_is_no_http_does_not_get_into_the_answer_before_it() -> None:
+    """A client that sends the next request early could take a refusal for a part of the first answer."""
+    async with serving() as served:
+        reader, writer = await served.connect()
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\nnonsense\r\n\r\n")
+        assert b"errors" not in await reader.read()
         writer.close()
 
 
