@@ -79,7 +79,7 @@ class Fuzz:
             operation.pop("security", None)  # each request has the token; tests/api/test_isolation.py is about others
         self._schema = openapi.from_dict(document)
         hosts = self._admin("GET", "/v1/hosts").json()["hosts"]
-        self._ids = {"host": hosts[0]["hostname"], "group": WORKERS}
+        self._ids = dict.fromkeys(THINGS, "nothing") | {"host": hosts[0]["hostname"]}
 
     def ask_each(self, examples: int) -> None:
         """Ask every operation so often with good values, and as often with bad ones."""
@@ -161,7 +161,7 @@ class Fuzz:
         """One thing of each kind, and a host for more: what was asked before may have ended any of them."""
         for kind, (path, body) in THINGS.items():
             path = path.format(**self._ids)
-            if self._ids.get(kind, WORKERS) != WORKERS and self._admin("GET", f"{path}/{self._ids[kind]}").ok:
+            if self._admin("GET", f"{path}/{self._ids[kind]}").ok:
                 continue
             made = self._admin("POST", path, filled(body, self._ids))
             if made.ok:
@@ -234,7 +234,6 @@ _SAMPLES = {
     for (method, path), (target, body) in SAMPLES.items()
 }
 """A good request of each operation, from all tests that need one."""
-WORKERS = "default-worker"  # a node group that every cluster has
 THINGS: dict[str, tuple[str, Any]] = {
     "box": ("/v1/containers", {"image": place.BUSY, "command": ["sh"], "tty": True, "interactive": True}),
     "capsule": ("/v1/capsules", template(name="fuzzed")),

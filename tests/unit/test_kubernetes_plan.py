@@ -1,5 +1,6 @@
 """Clusters of Kubernetes on paper: what is refused and why, names and addresses, labels and taints, versions."""
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,6 +9,8 @@ from uuid import UUID, uuid4
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.backends.driver import ClusterSpec, Keys, NodeGroupSpec
 from app.backends.engine import State
@@ -291,3 +294,30 @@ def test_a_folder_without_all_programs_makes_no_image(tmp_path: Path) -> None:
     (tmp_path / "kube-apiserver").touch()
     with pytest.raises(SetupError, match=r"lacks kube-controller-manager; it must hold kube-apiserver, .*, kubectl"):
         version_of(tmp_path)
+
+
+WORDS = st.one_of(
+    st.text(max_size=20),
+    st.integers(0, 40).map(str),
+    st.sampled_from(["9" * 5000, f"v1.{'9' * 5000}.1", "\u0662\u0664"]),  # a label may be as long
+    st.ip_addresses(v=4, network="10.0.0.0/8").flatmap(lambda one: st.integers(0, 40).map(lambda n: f"{one}/{n}")),
+    st.from_regex(r"v?[0-9]{1,3}(\.[0-9]{1,3}){0,3}", fullmatch=True),
+)
+LABELS = st.sampled_from(
+    ["kube_tag", "flannel_network_cidr", "calico_ipv4pool", "service_cluster_ip_range", "flannel_network_subnetlen"]
+)
+
+
+@given(
+    st.dictionaries(LABELS, WORDS, max_size=2),
+    st.dictionaries(WORDS, WORDS, max_size=2),
+    st.lists(st.dictionaries(st.sampled_from(["key", "value", "effect"]), WORDS), max_size=2),
+)
+def test_any_labels_and_taints_are_taken_or_refused(
+    labels: dict[str, str], own: dict[str, str], taints: list[dict[str, str]]
+) -> None:
+    with suppress(Invalid):
+        kubernetes_plan.check(
+            spec(labels=labels, worker={"node_labels": own, "node_taints": taints}), "10.222.0.0/16", 24
+        )
+        assert kubernetes_plan.ranges(labels).pods.version == 4

@@ -1,10 +1,13 @@
 """What a swarm will look like, and what is refused before anything is made."""
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.backends.driver import ClusterFailed, ClusterSpec, Keys, NodeGroupSpec
 from app.backends.engine import State
@@ -145,3 +148,18 @@ def test_why_a_node_does_not_run() -> None:
     assert why_stopped(node(WORKERS, 0)) == ""
     ended = node(WORKERS, 0, state=State.EXITED, exit_code=137, oom_killed=True)
     assert why_stopped(ended) == "its container is exited (exit code 137, out of memory)"
+
+
+WORDS = st.text(max_size=20) | st.sampled_from(
+    ["spread", "binpack", "busybox:1", "busybox:1, busybox:1", ",", "9" * 5000]
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["swarm_strategy", planning.PRELOAD, "other"]), WORDS),
+    st.dictionaries(WORDS, WORDS),
+)
+def test_any_labels_are_taken_or_refused(labels: dict[str, str], own: dict[str, str]) -> None:
+    with suppress(Invalid):
+        planning.check(spec(MASTERS, replace(WORKERS, node_labels=own), labels=labels), SETTINGS)
+        assert set(planning.preloaded(labels)) <= {"busybox:1"}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
-from app.apis import MINIMUM
+from app.apis import MAGNUM, MINIMUM, ZUN, Api, choose
 from app.errors import FieldTooNew, UnknownVersion
 from app.versions import MAXIMUM, ApiModel, Since, headers_for, negotiate, refuse_before, require, version
 
@@ -43,10 +43,22 @@ def test_every_version_is_negotiated_and_told(minor: int) -> None:
     }
 
 
-@given(st.text())
-def test_any_header_is_a_version_or_not_acceptable(header: str) -> None:
+WORDS = st.sampled_from(
+    ["container", "container-infra", "container-infrastructure-management", "latest", "1.1", "1.40", "1.9999", "2.0",
+     "1.-1", "1.01", "\u0661.\u0661", ",", " ", "\t", "\xa0"]
+)  # fmt: skip
+HEADERS = st.text() | st.lists(WORDS | st.text(max_size=3)).map("".join) | st.lists(WORDS).map(" ".join)
+
+
+@given(HEADERS, st.sampled_from([ZUN, MAGNUM]))
+def test_any_header_is_a_version_or_not_acceptable(header: str, api: Api) -> None:
     with contextlib.suppress(UnknownVersion):
-        assert MINIMUM <= negotiate(header) <= MAXIMUM
+        assert MINIMUM <= negotiate(header, api) <= api.maximum
+
+
+@given(HEADERS, st.lists(st.sampled_from(["v1", "quotas", "clusters", "containers", "Cluster", "x"])))
+def test_any_header_means_one_of_the_apis(header: str, parts: list[str]) -> None:
+    assert choose(parts, header) in (ZUN, MAGNUM)
 
 
 @given(st.integers(0, 9999), st.integers(0, 9999))

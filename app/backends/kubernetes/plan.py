@@ -28,7 +28,7 @@ RESERVED = 4
 
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
-_VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
+_VERSION = re.compile(r"v?(\d{1,6})\.(\d{1,6})\.(\d{1,6})(?!\d)")
 _NAME = r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _VALUE = re.compile(rf"(?:{_NAME})?")
 _KEY = re.compile(rf"(?:[a-z0-9](?:[-a-z0-9.]{{0,251}}[a-z0-9])?/)?{_NAME}")
@@ -120,7 +120,7 @@ def ranges(labels: Mapping[str, str]) -> Ranges:
     services = _range("service_cluster_ip_range", labels.get("service_cluster_ip_range"), SERVICES,
                       LARGEST_SERVICES, SMALLEST_SERVICES)  # fmt: skip
     text = labels.get("flannel_network_subnetlen") or str(max(PODS_PER_NODE, pods.prefixlen))
-    if not text.isdecimal() or not max(16, pods.prefixlen) <= int(text) <= 28:
+    if not text.isdecimal() or len(text) > 2 or not max(16, pods.prefixlen) <= int(text) <= 28:
         raise Invalid(f"label flannel_network_subnetlen: {text!r}; a number from {max(16, pods.prefixlen)} to 28")
     if pods.overlaps(services):
         raise Invalid(f"label service_cluster_ip_range: {services} overlaps the range of pods, {pods}")
