@@ -97,6 +97,26 @@ async def test_a_damaged_archive_is_refused_or_harmless(data: st.DataObject) -> 
     assert listed["RepoTags"] == [NAME]
 
 
+NINES = b"9" * 5000  # more than int() reads
+RECORDS = st.sampled_from(
+    [NINES + b" a=b\n", b"8 size=" + NINES, b"5011 size=" + NINES + b"\n", b"10 size=7\n", b"11 size=-1\n", b"6 a=b\n",
+     b"22 path=manifest.json\n", b"\xc2\xb2 a=b\n"]
+)  # fmt: skip
+
+
+@given(st.lists(RECORDS | st.binary(max_size=20), max_size=3))
+async def test_any_extended_header_is_refused_or_harmless(records: list[bytes]) -> None:
+    extended = tar_of(("header", b"".join(records)), form=tarfile.USTAR_FORMAT, type=tarfile.XHDTYPE)
+    content = extended.rstrip(b"\0")
+    content += bytes(-len(content) % 512) + tar_of(("a/layer.tar", b"layer"), ("manifest.json", LISTED))
+    try:
+        files = await through(content)
+    except Refused:
+        return
+    (listed,) = json.loads(files["manifest.json"][-1])
+    assert listed["RepoTags"] == [NAME]
+
+
 async def test_memory_stays_flat_even_for_what_was_packed_very_small() -> None:
     zipped = zlib.compressobj(wbits=31)
     size = 64 * 1024 * 1024

@@ -16,6 +16,7 @@ from app.errors import Refused
 
 BLOCK = 512
 LONGEST_LIST = 4 * 1024 * 1024
+DIGITS = 18  # of a size; int() refuses thousands of them with another error
 LIST = "manifest.json"
 NAMING = frozenset({LIST, "repositories", "index.json", "oci-layout"})
 """Files of the archive that say what images are called; beside the first the others are not needed."""
@@ -82,7 +83,7 @@ async def _next_entry(source: "_Reader") -> tuple[str, bytes, bytes, int] | None
                 said = _pax(content)
                 long_name, size_said = said.get("path", long_name), said.get("size", size_said)
             continue
-        if size_said is not None and not size_said.isdecimal():
+        if size_said is not None and not (size_said.isdecimal() and len(size_said) <= DIGITS):
             raise Refused(f"the image's archive is damaged; {ONLY}")
         size = int(size_said) if size_said is not None else info.size
         if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE):
@@ -97,7 +98,7 @@ def _pax(content: bytes) -> dict[str, str]:
     found: dict[str, str] = {}
     while content:
         length, _, _ = content.partition(b" ")
-        if not length.isdigit() or not 0 < int(length) <= len(content):
+        if not length.isdigit() or len(length) > DIGITS or not 0 < int(length) <= len(content):
             raise Refused(f"the image's archive is damaged; {ONLY}")
         key, _, value = content[len(length) + 1 : int(length) - 1].partition(b"=")
         found[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
