@@ -144,7 +144,7 @@ class Intake:
                 return  # the client went away
             body = read
         if scope["path"].startswith(MAGNUM.collection):
-            scope["headers"] = [_plain_type(*header) for header in scope["headers"]]
+            scope["headers"] = [plain_type(*header) for header in scope["headers"]]
         stored = b"" if archive else body
         if scope["path"].startswith(("/v1", MAGNUM.root)) and (where := _unstorable(scope, stored)) is not None:
             title = f"Invalid input for field '{where}'. Text must be Unicode in UTF-8, without the character NUL."
@@ -180,7 +180,7 @@ async def _hang_up(scope: Scope, receive: Receive, send: Send, error: GatewayErr
     await render(scope, error, {"connection": "close"})(scope, receive, send)
 
 
-def _plain_type(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+def plain_type(name: bytes, value: bytes) -> tuple[bytes, bytes]:
     """Magnum's other names for JSON (magnum-api, section 3.3) become its own, which is what FastAPI knows."""
     scripts = (b"text/javascript", b"application/javascript")
     if name == b"content-type" and value.partition(b";")[0].strip().lower() in scripts:

@@ -263,6 +263,44 @@ def test_any_text_is_signed_or_refused(text: str) -> None:
         signed(text)
 
 
+KEYS: dict[str, Any] = {
+    "P-256": KEY,
+    "P-192": ec.generate_private_key(ec.SECP192R1()),
+    "Ed25519": ed25519.Ed25519PrivateKey.generate(),
+    "RSA 1024": WEAK_KEY,
+    "DSA": dsa.generate_private_key(2048),
+}
+SUBJECTS = st.lists(
+    st.builds(
+        x509.NameAttribute,
+        st.sampled_from([NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME, NameOID.ORGANIZATIONAL_UNIT_NAME]),
+        st.sampled_from(["admin", "demo", "system:masters", "system:node:a", "System:masters", " "])
+        | st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=9),
+    ),
+    max_size=4,
+)
+
+
+@settings(deadline=None)
+@given(SUBJECTS, st.sampled_from(sorted(KEYS)), st.sets(st.sampled_from(ASKED_FOR)), st.booleans(), st.booleans())
+def test_whatever_is_asked_for_only_key_and_subject_are_the_requests(
+    names: list[x509.NameAttribute[str]], kind: str, asked_for: set[Any], critical: bool, system: bool
+) -> None:
+    subject, key = x509.Name(names), KEYS[kind]
+    digest = None if kind == "Ed25519" else hashes.SHA256()
+    try:
+        found = signed(request(subject, key, digest, tuple((one, critical) for one in asked_for)), system=system)
+    except Invalid:
+        return
+    assert kind in ("P-256", "Ed25519")
+    assert not (critical and asked_for)
+    assert found.subject == subject != certificate_of(AUTHORITY).subject
+    assert system or not any(str(name.value).startswith("system:") for name in names)
+    assert found.public_key() == key.public_key()
+    plain = signed(request(key=key, digest=digest))
+    assert [x.value for x in found.extensions] == [x.value for x in plain.extensions]
+
+
 def test_a_huge_request_is_not_looked_at() -> None:
     with pytest.raises(Invalid, match=str(LARGEST_REQUEST)):
         signed("x" * (LARGEST_REQUEST + 1))
