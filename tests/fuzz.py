@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from queue import Queue
@@ -41,7 +41,7 @@ from app.server import Protocol
 from app.settings import LimitSettings, QuotaSettings
 from tests.api import caisson as place
 from tests.api.capsule import template
-from tests.api.routes import CLUSTERS, SAMPLES, TEMPLATES, filled
+from tests.api.routes import CLUSTERS, SAMPLES, TEMPLATES, filled, named_by
 from tests.stack.session import free_port
 
 CHECKS = [
@@ -79,13 +79,16 @@ class Fuzz:
             operation.pop("security", None)  # each request has the token; tests/api/test_isolation.py is about others
         self._schema = openapi.from_dict(document)
         hosts = self._admin("GET", "/v1/hosts").json()["hosts"]
-        self._ids = dict.fromkeys(THINGS, "nothing") | {"host": hosts[0]["hostname"]}
+        self._ids = dict.fromkeys((*THINGS, "project"), "nothing") | {"host": hosts[0]["hostname"]}
 
-    def ask_each(self, examples: int) -> None:
-        """Ask every operation so often with good values, and as often with bad ones."""
+    def ask_each(self, examples: int, below: str = "/") -> None:
+        """Ask every operation below a path so often with good values, and as often with bad ones."""
+        self._prepare()
         found = [operation.ok() for operation in self._schema.get_all_operations() if isinstance(operation, Ok)]
         for operation in sorted(found, key=lambda one: one.method.upper() == "DELETE"):
-            self._prepare()
+            if not operation.path.startswith(below):
+                continue
+            self._prepare(_kinds_of(operation))
             for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
                 if mode is GenerationMode.NEGATIVE and not list(operation.iter_parameters()) and not operation.body:
                     continue
@@ -157,25 +160,34 @@ class Fuzz:
         field = self._chance.choice([*other])
         return good | {field: other[field]}
 
-    def _prepare(self) -> None:
-        """One thing of each kind, and a host for more: what was asked before may have ended any of them."""
+    def _prepare(self, kinds: Collection[str] = ()) -> None:
+        """Things of these kinds, of each if none is said: what was asked before may have ended any of them."""
         for kind, (path, body) in THINGS.items():
             path = path.format(**self._ids)
-            if self._admin("GET", f"{path}/{self._ids[kind]}").ok:
+            if (kinds and kind not in kinds) or self._admin("GET", f"{path}/{self._ids[kind]}").ok:
                 continue
+            self._make_room()
             made = self._admin("POST", path, filled(body, self._ids))
             if made.ok:
                 thing = made.json().get("registry", made.json())
                 self._ids[kind] = thing["uuid"]
                 if kind == "box":
                     self._ids |= {"request": made.headers["X-Openstack-Request-Id"], "project": thing["project_id"]}
-        box, service = f"/v1/containers/{self._ids['box']}", f"host={self._ids['host']}&binary=zun-compute"
+        if not kinds or "box" in kinds:
+            self._wake(f"/v1/containers/{self._ids['box']}")
+
+    def _make_room(self) -> None:
+        """A host takes more, and the project may have more."""
+        service = f"host={self._ids['host']}&binary=zun-compute"
         self._admin("PUT", f"/v1/services/enable?{service}")
         self._admin("PUT", f"/v1/services/force_down?{service}&forced_down=false")
         self._admin("DELETE", f"/v1/quotas/{self._ids['project']}")
+
+    def _wake(self, box: str) -> None:
+        """Let it run, if it can."""
         for verb in ("unpause", "start"):
             self._admin("POST", f"{box}/{verb}")
-        for _ in range(100):
+        for _ in range(50):
             shown = self._admin("GET", box).json()
             if shown.get("task_state") is None and shown.get("status") != "Creating":
                 break
@@ -222,6 +234,15 @@ class Fuzz:
             suppress_health_check=list(HealthCheck),
             **more,
         )
+
+
+def _kinds_of(operation: Any) -> set[str]:
+    """What a good request of it is about, and what that needs."""
+    kinds = named_by(*_SAMPLES.get((operation.method.upper(), operation.path), ("", None))) & THINGS.keys()
+    for kind in reversed(THINGS):
+        if kind in kinds:
+            kinds |= named_by(*THINGS[kind]) & THINGS.keys()
+    return kinds or {"nothing"}
 
 
 def _is_word_of_an_engine(answer: Any) -> bool:
