@@ -3,10 +3,12 @@
 import asyncio
 import json
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 from uuid import UUID
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sqlmodel import select, update
 
 from app.db import EVERYTHING
@@ -136,6 +138,26 @@ async def test_a_ticket_is_for_one_container_and_one_command(caisson: Caisson) -
     await refused(caisson, command["proxy_url"].replace(command["exec_id"], ABSENT), 403)
     command = await prepared(caisson, mine["uuid"])
     await refused(caisson, command["proxy_url"].partition("&exec_id")[0], 403)
+
+
+QUERIES = st.text(max_size=40) | st.lists(
+    st.sampled_from(
+        ["token=", "uuid=", "exec_id=", "&", "%00", "%ff", "%ed%a0%80", "+", "a" * 300, str(UUID(int=7)), "é"]
+    )
+).map("".join)
+PATHS = st.sampled_from(["/container/websocket", "/websocket", "/container//websocket/"]) | st.text(max_size=9)
+
+
+@settings(deadline=None, max_examples=40)
+@given(PATHS, QUERIES, st.lists(st.text(max_size=5) | st.just("binary"), max_size=2))
+async def test_whatever_brings_no_ticket_is_refused(
+    standing: Caisson, path: str, query: str, offered: list[str]
+) -> None:
+    with pytest.raises(Refused) as told:
+        async with websocket(standing.running.app, f"ws://test:80/{quote(path)}?{query}", offered=offered):
+            pass
+    assert told.value.status in (400, 403, 404)
+    assert json.loads(told.value.body)["errors"][0]["status"] == told.value.status
 
 
 async def test_websockets_have_one_path(caisson: Caisson) -> None:
