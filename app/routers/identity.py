@@ -43,6 +43,7 @@ def identity_api(identity: EmbeddedIdentity, settings: Settings) -> FastAPI:
     api.add_exception_handler(HTTPException, _refusal)
     api.add_exception_handler(Exception, _refusal)
     api.add_middleware(_Varying)
+    api.add_middleware(_WithoutNul)
     return api
 
 
@@ -59,6 +60,19 @@ class _Varying:
             await send(message)
 
         await self._app(scope, receive, send_varying)
+
+
+class _WithoutNul:
+    """ASGI: PostgreSQL takes no NUL, not even to look for it. Another control character finds as little."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["path"] = scope["path"].replace("\0", "\1")
+            scope["query_string"] = scope["query_string"].replace(b"%00", b"%01").replace(b"\0", b"\1")
+        await self._app(scope, receive, send)
 
 
 # Versions

@@ -5,6 +5,7 @@ import re
 import httpx
 import pytest
 
+from app.identity import ROLE_IDS
 from tests.api.caisson import ADMIN_PASSWORD, Caisson, error_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -152,6 +153,18 @@ async def test_wrong_methods_on_the_collection(standing: Caisson, method: str) -
 @pytest.mark.parametrize(("method", "action"), [("GET", "start"), ("POST", "logs"), ("PUT", "stop"), ("POST", "dance")])
 async def test_wrong_methods_on_actions_are_unknown_paths(standing: Caisson, method: str, action: str) -> None:
     error_of(await standing.call(method, f"/v1/containers/whatever/{action}"), 404)
+
+
+@pytest.mark.parametrize("path", ["users/%00", "projects/%00", f"projects/default/users/%00/roles/{ROLE_IDS['admin']}"])
+async def test_nothing_of_the_identity_has_a_nul_in_its_name(standing: Caisson, path: str) -> None:
+    answer = await standing.call("GET", f"/identity/v3/{path}", who="admin", version=None)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, 404)
+
+
+@pytest.mark.parametrize("query", ["users?name=a%00", "projects?name=%00", "role_assignments?user.id=%00"])
+async def test_nothing_of_the_identity_is_found_by_a_nul(standing: Caisson, query: str) -> None:
+    found = await standing.ok("GET", f"/identity/v3/{query}", who="admin", version=None)
+    assert found[query.partition("?")[0]] == []
 
 
 # Tokens
