@@ -66,13 +66,15 @@ class Fuzz:
     """
 
     def __init__(self, url: str, tokens: Sequence[str], number: int) -> None:
-        """`tokens` are people's of one project, first an administrator's; `number` is where chance begins."""
+        """`tokens` are an administrator's, a member's and a reader's of one project, or less; `number` is where chance
+        begins."""
         self.answers: Counter[int] = Counter()
         self.reached: set[str] = set()
         self.findings: dict[tuple[str, str], str] = {}
         self.chains = 0
         self._url, self._tokens, self._number = url, tokens, number
         self._chance = random.Random(number)
+        self._asking = tokens[0]
         self._session = requests.Session()
         document = httpx.get(f"{url}/openapi.json").raise_for_status().json()
         for operation in (operation for path in document["paths"].values() for operation in path.values()):
@@ -199,11 +201,10 @@ class Fuzz:
         return self._session.request(method, f"{self._url}{path}", json=body, headers=headers, timeout=SECONDS)
 
     def _call(self, case: Case[Any]) -> Any:
-        token = self._chance.choice((self._tokens[0], self._chance.choice(self._tokens)))
+        self._asking = self._chance.choice((self._tokens[0], self._chance.choice(self._tokens)))
+        headers = {"X-Auth-Token": self._asking}
         try:
-            return case.call(
-                base_url=self._url, session=self._session, headers={"X-Auth-Token": token}, timeout=SECONDS
-            )
+            return case.call(base_url=self._url, session=self._session, headers=headers, timeout=SECONDS)
         except requests.RequestException as error:
             self._found(case, f"no answer: {type(error).__name__}")
             reject()
@@ -212,6 +213,8 @@ class Fuzz:
         self.answers[answer.status_code] += 1
         if answer.status_code < 300:
             self.reached.add(case.operation.label)
+            if self._asking in self._tokens[2:] and case.method != "GET":
+                self._found(case, f"{answer.status_code} for a reader")
         if answer.status_code >= 500 and not _is_word_of_an_engine(answer):
             self._found(case, f"{answer.status_code} {answer.text[:300]}")
         if SECRET in answer.text:
@@ -326,7 +329,10 @@ def main() -> int:
     parser.add_argument("--examples", type=int, default=100, help="good and bad requests of each operation")
     parser.add_argument("--chains", type=int, default=100, help="chains of requests")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**32), help="where chance begins")
-    parser.add_argument("--url", help="a served Caisson, without /v1; OS_TOKEN has its token, or several by blanks")
+    parser.add_argument(
+        "--url",
+        help="a served Caisson, without /v1; OS_TOKEN has an administrator's token, or also a member's and a reader's",
+    )
     wanted = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     with served() if wanted.url is None else nullcontext((wanted.url, os.environ["OS_TOKEN"].split())) as (url, tokens):
