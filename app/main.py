@@ -77,11 +77,10 @@ def create_app(
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
-        responses=documents.ERRORS,
+        # As they are: FastAPI would make each route that it includes once more, at the first request.
+        routes=[route for router in (*container_api(), *container_infra_api()) for route in router.routes],
     )
     api.state.gateway = gateway
-    for router in (*container_api(), *container_infra_api()):
-        api.include_router(router)
     if embedded is not None:
         embedded.changed = gateway.authenticator.forget
         api.mount("/identity", identity_api(embedded, settings))

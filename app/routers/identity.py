@@ -35,10 +35,9 @@ router = APIRouter()
 
 def identity_api(identity: EmbeddedIdentity, settings: Settings) -> FastAPI:
     """The application to mount at ``/identity``."""
-    api = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    routes = [*router.routes, *identity_accounts.router.routes]
+    api = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, routes=routes)
     api.state.identity, api.state.settings = identity, settings
-    api.include_router(router)
-    api.include_router(identity_accounts.router)
     api.add_exception_handler(GatewayError, _refusal)
     api.add_exception_handler(HTTPException, _refusal)
     api.add_exception_handler(Exception, _refusal)
