@@ -5,8 +5,8 @@ and when to come back. That answer is held for as long, because whoever asks aga
 process busy with refusals.
 
 All requests share one thread, so whoever has sixty of them begun makes everybody else wait for sixty at each turn. So a
-project begins few at a time, and others of its own wait in front; a request that takes longer, because it waits for an
-engine or a body, stands in nobody's way and no longer counts.
+project begins few at a time, others of its own wait in front, and let pass what other projects began; a request that
+takes longer, because it waits for an engine or a body, stands in nobody's way and no longer counts.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ MOST_PROJECTS = 100_000  # whose recent past is remembered
 ALONE = 16  # requests that a project begins at a time while nobody else asks
 AMONG_OTHERS = 1  # and while somebody does
 COMPANY_SECONDS = 30.0  # since somebody else asked
+PASS_SECONDS = 0.01  # that a project's next request waits at most for what others began
 TURN_SECONDS = 0.05  # after which a request is taken to wait for something else than this process
 
 
@@ -54,20 +55,35 @@ class Pace:
         return seconds
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class Lane:
-    """One project's requests: how many have a turn, and those that wait for one."""
+    """One project's requests: how many have a turn, those that wait for one, and whose turns these let pass first."""
 
+    project_id: str
     begun: int = 0
     waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+    passing: set["Turn"] = field(default_factory=set)
+
+
+@dataclass(eq=False, slots=True)
+class Turn:
+    """One request that was begun, when the timer showed `began`."""
+
+    lane: Lane
+    began: float
 
 
 class Turns:
-    """Lets each project begin few requests at a time, in the order in which they came."""
+    """Lets each project begin few requests at a time, in the order in which they came.
+
+    When a turn ends and more of its project wait, these let pass what others began by then. So nobody waits for more
+    than one request of a flood, and the flood gets its turn after one of everybody else.
+    """
 
     def __init__(self, timer: Callable[[], float] = time.monotonic) -> None:
         self._timer = timer
         self._lanes: dict[str, Lane] = {}
+        self._under_way: set[Turn] = set()
         self._last = ""
         self._company_until = 0.0
 
@@ -75,25 +91,19 @@ class Turns:
     async def turn(self, project_id: str) -> AsyncIterator[None]:
         """Wait for a turn. It ends with the block, or before that when the block takes long."""
         self._notice(project_id)
-        lane = self._lanes.setdefault(project_id, Lane())
+        lane = self._lanes.setdefault(project_id, Lane(project_id))
         if lane.begun < self._most() and not lane.waiting:
             lane.begun += 1
         else:
-            await self._wait(project_id, lane)
-        ended = False
-
-        def end() -> None:
-            nonlocal ended
-            if not ended:
-                ended = True
-                self._end(project_id, lane)
-
-        timer = asyncio.get_running_loop().call_later(TURN_SECONDS, end)
+            await self._wait(lane)
+        turn = Turn(lane, self._timer())
+        self._under_way.add(turn)
+        timer = asyncio.get_running_loop().call_later(TURN_SECONDS, self._end, turn)
         try:
             yield
         finally:
             timer.cancel()
-            end()
+            self._end(turn)
 
     def _notice(self, project_id: str) -> None:
         if self._last and project_id != self._last:
@@ -103,25 +113,47 @@ class Turns:
     def _most(self) -> int:
         return AMONG_OTHERS if self._timer() < self._company_until else ALONE
 
-    async def _wait(self, project_id: str, lane: Lane) -> None:
+    async def _wait(self, lane: Lane) -> None:
         place = asyncio.get_running_loop().create_future()
         lane.waiting.append(place)
         try:
             await place
         except asyncio.CancelledError:
             if not place.cancelled():  # it had got its turn just now
-                self._end(project_id, lane)
+                lane.begun -= 1
+                self._go_on(lane)
             raise
 
-    def _end(self, project_id: str, lane: Lane) -> None:
+    def _end(self, turn: Turn) -> None:
+        if turn not in self._under_way:
+            return  # it took long, and ended before
+        self._under_way.remove(turn)
+        lane = turn.lane
         lane.begun -= 1
-        while lane.waiting and lane.begun < self._most():
+        if lane.waiting:
+            recent = self._timer() - PASS_SECONDS
+            lane.passing = {other for other in self._under_way if other.lane is not lane and other.began > recent}
+            if lane.passing:
+                asyncio.get_running_loop().call_later(PASS_SECONDS, self._passed, lane, lane.passing)
+        for held in [other for other in self._lanes.values() if turn in other.passing]:
+            held.passing.remove(turn)
+            self._go_on(held)
+        self._go_on(lane)
+
+    def _passed(self, lane: Lane, passing: set[Turn]) -> None:
+        """What of them is still under way takes long."""
+        passing.clear()
+        if lane.waiting:
+            self._go_on(lane)
+
+    def _go_on(self, lane: Lane) -> None:
+        while lane.waiting and not lane.passing and lane.begun < self._most():
             place = lane.waiting.popleft()
             if not place.done():  # else it was cancelled
                 lane.begun += 1
                 place.set_result(None)
         if not lane.begun and not lane.waiting:
-            self._lanes.pop(project_id, None)
+            self._lanes.pop(lane.project_id, None)
 
 
 class Limits:

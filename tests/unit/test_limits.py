@@ -8,7 +8,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from app.auth import Caller
-from app.limits import ALONE, COMPANY_SECONDS, PATIENCE, Limits, Pace, Turns
+from app.limits import ALONE, COMPANY_SECONDS, PASS_SECONDS, PATIENCE, Limits, Pace, Turns
 from app.settings import LimitSettings
 
 
@@ -123,32 +123,72 @@ async def test_refusals_are_held_and_do_not_pile_up() -> None:
     assert {(await task)[0] for task in flood} == {429}
 
 
+class Begun:
+    """Requests that were begun, in their order; each ends when it is told to."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+        self.order = list[str]()
+        self.tasks = dict[str, asyncio.Task[None]]()
+        self._ends = dict[str, asyncio.Event]()
+
+    async def ask(self, *names: str) -> None:
+        """Requests of the project that each name begins with."""
+        for name in names:
+            self._ends[name] = asyncio.Event()
+            self.tasks[name] = asyncio.create_task(self._request(name))
+        await asyncio.sleep(0)
+
+    async def end(self, *names: str) -> None:
+        """What waits for these has begun when this returns."""
+        for name in names:
+            self._ends[name].set()
+        await asyncio.gather(*(self.tasks[name] for name in names))
+        await asyncio.sleep(0)
+
+    async def _request(self, name: str) -> None:
+        async with self.turns.turn(name[0]):
+            self.order.append(name)
+            await self._ends[name].wait()
+
+
 async def test_a_project_among_others_begins_one_at_a_time() -> None:
     """Others need not wait for all that it has begun; what takes long lets the next one begin."""
-    turns, order = Turns(), list[str]()
-    ends = [asyncio.Event() for _ in range(4)]
+    begun = Begun(Turns())
+    await begun.ask("b0", "a1", "a2", "a3")
+    assert begun.order == ["b0", "a1"]
+    begun.tasks["a2"].cancel()
+    await begun.end("b0", "a1")
+    assert begun.order == ["b0", "a1", "a3"], "one that was given up is passed over"
+    await begun.ask("a4")
+    await begun.end("a4")
+    assert begun.order == ["b0", "a1", "a3", "a4"], "a3 still waits for something else"
+    await begun.end("a3")
 
-    async def request(project: str, number: int) -> None:
-        async with turns.turn(project):
-            order.append(f"{project}{number}")
-            await ends[number].wait()
 
-    other = asyncio.create_task(request("b", 0))
-    flood = [asyncio.create_task(request("a", number)) for number in (1, 2, 3)]
-    await asyncio.sleep(0)
-    assert order == ["b0", "a1"]
-    flood[1].cancel()
-    ends[1].set()
-    await flood[0]
-    await asyncio.sleep(0)
-    assert order == ["b0", "a1", "a3"], "one that was given up is passed over"
-    later = asyncio.create_task(request("a", 2))
-    ends[2].set()
-    await later
-    assert order == ["b0", "a1", "a3", "a2"], "a3 still waits for something else"
-    for event in ends:
-        event.set()
-    await asyncio.gather(other, flood[2])
+async def test_a_flood_lets_others_pass() -> None:
+    """Its next request begins after those that others have begun by then, and before those that they begin later."""
+    begun = Begun(Turns())
+    await begun.ask("b0", "a1", "a2")
+    await begun.end("a1")
+    await begun.ask("c3")
+    assert begun.order == ["b0", "a1", "c3"]
+    await begun.end("b0")
+    assert begun.order == ["b0", "a1", "c3", "a2"]
+    await begun.end("a2", "c3")
+
+
+async def test_a_flood_does_not_wait_for_what_takes_long() -> None:
+    now = 0.0
+    begun = Begun(Turns(lambda: now))
+    await begun.ask("b0", "a1", "a2", "a3")
+    await begun.end("a1")
+    assert begun.order == ["b0", "a1"]
+    await begun.end("a2")
+    now += PASS_SECONDS
+    await begun.end("a3")
+    assert begun.order == ["b0", "a1", "a2", "a3"]
+    await begun.end("b0")
 
 
 async def test_a_project_by_itself_begins_many() -> None:
