@@ -30,7 +30,7 @@ MOST_PROJECTS = 100_000  # whose recent past is remembered
 ALONE = 16  # requests that a project begins at a time while nobody else asks
 AMONG_OTHERS = 1  # and while somebody does
 COMPANY_SECONDS = 30.0  # since somebody else asked
-PASS_SECONDS = 0.01  # that a project's next request waits at most for what others began
+PASS_SECONDS = 0.02  # that a project's next request waits at most for what others began
 TURN_SECONDS = 0.05  # after which a request is taken to wait for something else than this process
 
 
