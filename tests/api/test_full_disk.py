@@ -1,51 +1,20 @@
 """SQLite on a disk that is full: what was accepted is kept, the rest refused clearly, reads go on, then all does."""
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.api.caisson import BUSY, Caisson, error_of, eventually, running
-
-MIB = 1024 * 1024
-
-
-class Disk:
-    """A small file system of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._ballast = folder / "ballast"
-
-    def fill(self) -> None:
-        """Leave no byte free."""
-        descriptor = os.open(self._ballast, os.O_WRONLY | os.O_CREAT)
-        for size in (MIB, 4096, 1):
-            while _written(descriptor, size):
-                pass
-        os.close(descriptor)
-
-    def free(self) -> None:
-        """Give back what was taken."""
-        self._ballast.unlink()
-
-
-def _written(descriptor: int, size: int) -> bool:
-    try:
-        return os.write(descriptor, b"\0" * size) == size
-    except OSError:
-        return False
+from tests.stack.disk import Disk, small
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
     folder = tmp_path / "disk"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "caisson-test", folder], check=True)
-    yield Disk(folder)
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    with small(folder, 24) as made:
+        yield made
 
 
 async def test_a_full_disk_loses_nothing(disk: Disk, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.faults.conftest import Place
 from tests.faults.gateway import Gateway, until
+from tests.faults.truth import NOTHING
 
 LONG = 240.0  # seconds that a cluster may take on a machine that does other things too
 VERSION = {"OpenStack-API-Version": "container-infra 1.14"}
@@ -70,6 +71,7 @@ class Fleet:
             if answer.status_code == 404:
                 return {"status": None} if status is None else None
             last[:] = [answer.json()["status"], answer.json()["status_reason"]]
+            assert last[0] == status or not last[0].endswith("_FAILED"), "it has failed"
             return answer.json() if last[0] == status else None
 
         try:
@@ -95,19 +97,7 @@ class Fleet:
 
     async def held(self, uuid: str) -> dict[str, list[Any]]:
         """What the engine has of a cluster: containers that run, all containers, volumes and networks."""
-        filters = json.dumps({"label": [f"caisson.cluster={uuid}"]})
-        docker = self.place.truth.docker
-        asked: dict[str, tuple[str, dict[str, str]]] = {
-            "running": ("/containers/json", {}),
-            "containers": ("/containers/json", {"all": "true"}),
-            "volumes": ("/volumes", {}),
-            "networks": ("/networks", {}),
-        }
-        found = {}
-        for name, (path, more) in asked.items():
-            body = (await docker.get(path, params={"filters": filters, **more})).json()
-            found[name] = (body["Volumes"] or []) if name == "volumes" else body
-        return found
+        return (await self.place.truth.clusters(uuid=uuid)).get(uuid, NOTHING)
 
     async def is_made_of(self, uuid: str, nodes: int, status: str) -> None:
         """The cluster is complete, healthy, and the engine has so many nodes of it, each once."""

@@ -41,10 +41,12 @@ async def until(ready: Callable[[], Awaitable[Any]], what: str, seconds: float =
 class Proxy:
     """The proxy of `tests.faults.proxy`, as seen from here."""
 
-    def __init__(self, stack: Stack, url: str) -> None:
+    def __init__(self, stack: Stack, url: str, *, remote: bool = False) -> None:
+        """Stand before `url`. With `remote` a Unix socket is shown over TCP, as that of another host would be."""
         folder = stack.folder("proxy")
         scheme, _, address = url.partition("://")
         self._control = folder / "control.sock"
+        scheme = "tcp" if remote else scheme
         listens = str(folder / "engine.sock") if scheme == "unix" else f"127.0.0.1:{free_port()}"
         self.url = f"{scheme}://{listens}"
         """Where it is found, instead of what is behind it."""
@@ -124,10 +126,17 @@ class Gateway:
     """
 
     def __init__(
-        self, stack: Stack, database_url: str, engine_url: str, *, login: Login | None = None, **settings: Any
+        self,
+        stack: Stack,
+        database_url: str,
+        engine_url: str,
+        *,
+        login: Login | None = None,
+        remote: bool = False,
+        **settings: Any,
     ) -> None:
         self.folder = stack.folder("gateway")
-        self.proxy = Proxy(stack, engine_url)
+        self.proxy = Proxy(stack, engine_url, remote=remote)
         self.port = free_port()
         self.accepted: dict[str, str] = {}
         self.project_id = ""
@@ -234,7 +243,7 @@ class Gateway:
         if (
             method != "GET"
             and answer.status_code in (202, 204)
-            and path.startswith(("/v1/containers", "/v1/capsules", "/v1/images"))
+            and path.startswith(("/v1/containers", "/v1/capsules", "/v1/images", "/container-infra/v1/clusters"))
             and not (
                 answer.content and (answer.json() or {}).get("status") == "Error"
             )  # no host fits: no action either

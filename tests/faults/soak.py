@@ -10,164 +10,103 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import httpx
 from sqlalchemy.exc import SQLAlchemyError
 
-from tests.faults.conftest import Place
-from tests.faults.gateway import LEASE, RUNS, Gateway, Proxy
-from tests.stack import images
-from tests.stack import postgres as postgres_service
-from tests.stack.docker import PrivateDocker
-from tests.stack.postgres import Postgres
+from tests.faults.fleet import LONG, VERSION, Fleet
+from tests.faults.gateway import RUNS
+from tests.faults.world import World, world
 from tests.stack.session import Stack, StackError
-from tests.stack.settable import Clock, settable
 
 LIVES = 6  # containers and capsules that live at a time
+CLUSTERS = 2  # and clusters
 ANSWER = 5.0  # seconds that somebody waits for a replica, and asks another one then
+BLIND = 10.0  # seconds after a harm of the database or the identity in which reads may still be told to come again
 VERBS = ("start", "stop?timeout=0", "pause", "unpause", "kill", "reboot?timeout=0", "rebuild")
-CALLS = (
-    "POST /containers/create", r"POST /containers/\w+/(start|stop|kill|restart|pause)", "DELETE /containers/",
-    "GET /containers/", "POST /networks/create",
-)  # fmt: skip
-STATEMENTS = ("COMMIT", "UPDATE action", "INSERT INTO action", "UPDATE container", "SELECT", "CONNECT")
+LASTING: dict[str, tuple[float, float]] = {
+    "a replica is killed": (0.0, 4.0),
+    "a replica is frozen": (0.0, 3.0),
+    "the engine is killed": (0.0, 3.0),
+    "the engine is stopped": (0.0, 3.0),
+    "the database crashes": (0.0, 5.0),
+    "the database fails over": (1.0, 10.0),
+    "the clock is set": (0.5, 3.0),
+}
+"""Seconds that harms last."""
+OTHERWISE = (1.0, 8.0)
 
 
 class Soak:
-    """Gateways on one database and one engine, people who use them, and somebody who does them harm."""
+    """People who use a world, and somebody who does it harm."""
 
-    def __init__(self, place: Place, docker: PrivateDocker, seed: int) -> None:
-        self.place, self.docker = place, docker
+    def __init__(self, there: World, template: str, seed: int) -> None:
+        self.world, self.place, self.gateways = there, there.place, there.gateways
+        self.template = template
         self.chance = random.Random(seed)
-        self.gateways: list[Gateway] = []
-        self.away: set[Gateway] = set()
         self.done = False
         self.faults: Counter[str] = Counter()
         self.reads: Counter[str] = Counter()
         self.answers: Counter[str] = Counter()
+        self.clusters: Counter[str] = Counter()
         self.wrong: list[str] = []
-        self.harms: list[Callable[[], Awaitable[None]]] = [
-            self.a_replica_is_killed, self.a_replica_is_frozen, self.the_engine_is_killed, self.the_engine_is_silent,
-            self.calls_of_the_engine_are_cut,
-        ]  # fmt: skip
-
-    def on_postgresql(self, server: Postgres, line: Proxy, clock: Clock) -> None:
-        """Do harm to the database as well. `line` is the proxy before it."""
-        self.server, self.line, self.clock = server, line, clock
-        self.harms += [
-            self.the_database_crashes, self.the_database_refuses, self.the_database_is_silent,
-            self.statements_are_cut, self.the_clock_is_set,
-        ]  # fmt: skip
+        self.longest = 0.0
+        self._blind_until = 0.0
 
     async def run(self, seconds: float) -> None:
         """Load and harm for so long, then quiet."""
-        users = [asyncio.create_task(task()) for task in [self._live] * LIVES + [self._read, self._look]]
+        tasks = [*[self._live] * LIVES, *[self._live_cluster] * CLUSTERS, self._read, self._look]
+        users = [asyncio.create_task(task()) for task in tasks]
         ends = time.monotonic() + seconds
         while time.monotonic() < ends and not self.wrong:
-            for harm in self.chance.sample(self.harms, len(self.harms)):
-                if time.monotonic() < ends:
+            for name in self.chance.sample(list(self.world.harms), len(self.world.harms)):
+                if time.monotonic() < ends and not self.wrong:
                     await asyncio.sleep(self.chance.uniform(0.5, 3.0))
-                    self.faults[harm.__name__.replace("_", " ")] += 1
-                    await harm()
+                    await self._harm(name)
         self.done = True
         for outcome in await asyncio.gather(*users, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 self.wrong.append(repr(outcome))
 
+    async def _harm(self, name: str) -> None:
+        self.faults[name] += 1
+        print(f"{time.strftime('%H:%M:%S')} {name}", flush=True)
+        async with self.world.harms[name]():
+            self._blind_until = time.monotonic() + LONG if self.world.blind else self._blind_until
+            await asyncio.sleep(self.chance.uniform(*LASTING.get(name, OTHERWISE)))
+        if self._blind_until > time.monotonic() + BLIND:
+            self._blind_until = time.monotonic() + BLIND
+
     async def end(self) -> dict[str, Any]:
         """Delete everything and see that all agrees. Returns the figures; raises StackError when something is lost."""
-        truth = self.place.truth
-        await truth.agree(*self.gateways, seconds=120)
-        for kind in ("capsule", "container"):
+        truth, project_id = self.place.truth, self.gateways[0].project_id
+        await truth.agree(*self.gateways, seconds=LONG)
+        for kind in ("capsule", "container", "cluster"):
             alone = " WHERE capsule_id IS NULL" if kind == "container" else ""
             for row in await truth.rows(f"SELECT uuid FROM {kind}{alone}"):
-                path = f"/v1/{kind}s/{row['uuid']}"
-                answer = await self.gateways[0].request("DELETE", path, params={"force": "true"})
+                answer = await self.gateways[0].request("DELETE", **_removal(kind, row["uuid"]))
                 assert answer.status_code == 204, answer.text
-        actions = await truth.agree(*self.gateways, seconds=120)
-        for kind in ("capsule", "container"):
+        actions = await truth.agree(*self.gateways, seconds=LONG)
+        for kind in ("capsule", "container", "cluster"):
             self.wrong += [f"{kind} {row['uuid']} is left" for row in await truth.rows(f"SELECT uuid FROM {kind}")]
-        self.wrong += [f"{uuid} is left" for uuid in await truth.engine_containers(self.gateways[0].project_id)]
+        self.wrong += [f"{uuid} is left" for uuid in await truth.engine_containers(project_id)]
+        self.wrong += [f"cluster {uuid} is left" for uuid in await truth.clusters(project=project_id)]
         silent = [action["id"] for action in actions if action["state"] == "failed" and not action["message"]]
         self.wrong += [f"action {number} failed without a reason" for number in silent]
         return {
             "faults": dict(self.faults),
             "accepted": sum(len(gateway.accepted) for gateway in self.gateways),
+            "of clusters": dict(self.clusters),
             "answers to writes": dict(self.answers),
             "reads": dict(self.reads),
+            "the longest read, seconds": round(self.longest, 1),
             "actions": dict(Counter(action["state"] for action in actions)),
             "taken over or tried again": sum(action["attempts"] > 1 for action in actions),
             "failed because": dict(Counter(str(a["message"])[:60] for a in actions if a["state"] == "failed")),
             "losses": self.wrong,
         }
-
-    # Harm; each is healed before it returns
-
-    async def a_replica_is_killed(self) -> None:
-        victim = self.chance.choice(self.gateways)
-        self.away.add(victim)
-        await victim.kill()
-        await asyncio.sleep(self.chance.uniform(0.0, 2 * LEASE))
-        await victim.start()
-        self.away.discard(victim)
-
-    async def a_replica_is_frozen(self) -> None:
-        victim = self.chance.choice(self.gateways)
-        self.away.add(victim)
-        victim.freeze()
-        await asyncio.sleep(self.chance.uniform(1.2, 3.0) * LEASE)
-        victim.thaw()
-        self.away.discard(victim)
-
-    async def the_engine_is_killed(self) -> None:
-        await asyncio.to_thread(self.docker.kill)
-        await asyncio.sleep(self.chance.uniform(0.0, 3.0))
-        await asyncio.to_thread(self.docker.start)
-
-    async def the_engine_is_silent(self) -> None:
-        await self._for_a_while([(gateway.proxy, ".", "hold", 1) for gateway in self.gateways])
-
-    async def calls_of_the_engine_are_cut(self) -> None:
-        proxies = [gateway.proxy for gateway in self.gateways]
-        await self._for_a_while(
-            [(proxy, f"^{line}", "cut", self.chance.randint(1, 3)) for proxy in proxies for line in CALLS]
-        )
-
-    async def the_database_crashes(self) -> None:
-        folder = Path(self.server.service.facts["folder"])
-        await asyncio.to_thread(self.place.stack.stop_by_name, self.server.service.name)
-        await asyncio.sleep(self.chance.uniform(0.0, 5.0))
-        name, port = self.server.service.name, self.server.port
-        await asyncio.to_thread(postgres_service.start, self.place.stack, name, folder=folder, port=port)
-
-    async def the_database_refuses(self) -> None:
-        await self.line.shut()
-        await asyncio.sleep(self.chance.uniform(2.0, 20.0))
-        await self.line.open()
-
-    async def the_database_is_silent(self) -> None:
-        await self._for_a_while([(self.line, ".", "hold", 1)])
-
-    async def statements_are_cut(self) -> None:
-        await self._for_a_while([(self.line, f"^{start}", "cut", self.chance.randint(1, 20)) for start in STATEMENTS])
-
-    async def the_clock_is_set(self) -> None:
-        for ahead in (self.chance.choice([-3600.0, 3600.0]), 0.0):
-            await self.clock.set(ahead)
-            await asyncio.sleep(self.chance.uniform(0.5, 3.0))
-
-    async def _for_a_while(self, harms: list[tuple[Proxy, str, str, int]]) -> None:
-        rules = []
-        for proxy, line, act, nth in harms:
-            when = "before" if act == "hold" else self.chance.choice(["before", "after"])
-            rules.append((proxy, await proxy.add(line, when, act, nth=nth, every=act == "hold")))
-        await asyncio.sleep(self.chance.uniform(1.0, 8.0))
-        for proxy, number in rules:
-            await proxy.release(number)
 
     # People
 
@@ -208,25 +147,66 @@ class Soak:
             while gone is None and not self.done:
                 gone = await self._ask("DELETE", path, params={"force": "true"})
 
+    async def _live_cluster(self) -> None:
+        """Made, resized and deleted, sometimes in the middle of what was asked before."""
+        while not self.done:
+            body = {"cluster_template_id": self.template, "master_count": 1, "node_count": self.chance.randint(0, 1)}
+            made = await self._ask_of_cluster("create", "POST", "", json=body)
+            if made is None:
+                continue
+            uuid = made.json()["uuid"]
+            for _ in range(self.chance.randint(0, 2)):
+                await self._at_rest(uuid)
+                count = {"node_count": self.chance.randint(0, 2)}
+                await self._ask_of_cluster("resize", "POST", f"/{uuid}/actions/resize", json=count)
+            if self.chance.random() < 0.7:
+                await self._at_rest(uuid)
+            gone = None
+            while gone is None and not self.done:
+                gone = await self._ask_of_cluster("delete", "DELETE", f"/{uuid}")
+
+    async def _ask_of_cluster(self, what: str, method: str, path: str, **options: Any) -> httpx.Response | None:
+        """None when it was not accepted; a refusal is one that says that another action is under way, or too late."""
+        answer = await self._ask(method, f"/container-infra/v1/clusters{path}", headers=VERSION, **options)
+        if answer is None:
+            return None
+        if answer.status_code not in (202, 204, 404, 409):
+            self.wrong.append(f"{what} of a cluster: {answer.status_code} {answer.text}")
+        self.clusters[f"{what} {answer.status_code}"] += 1
+        accepted = answer.status_code < 300 or (method == "DELETE" and answer.status_code == 404)
+        return answer if accepted else None
+
+    async def _at_rest(self, uuid: str) -> None:
+        """Wait until nothing of this cluster is under way."""
+        while not self.done:
+            await asyncio.sleep(self.chance.uniform(0.3, 2.0))
+            answer = await self._ask("GET", f"/container-infra/v1/clusters/{uuid}", headers=VERSION)
+            if answer is not None and not str(answer.json().get("status")).endswith("_IN_PROGRESS"):
+                return
+
     def _wish(self) -> tuple[str, dict[str, Any]]:
         box = {"image": self.place.image, "command": RUNS}
-        if self.chance.random() < 0.85:
+        if self.chance.random() < 0.8:
             return "container", box | {"memory": 32, "auto_heal": self.chance.random() < 0.2}
         spec = {"containers": [box | {"resources": {"requests": {"cpu": 0.1, "memory": 32}}}]}
         return "capsule", {"template": {"kind": "capsule", "metadata": {"name": "pod"}, "spec": spec}}
 
     async def _read(self) -> None:
-        """Reads are answered all the time, by whoever is there, unless the database itself is away."""
+        """Reads are answered all the time, by whoever is there, unless the database or Keystone itself is away."""
         while not self.done:
             await asyncio.sleep(0.1)
-            asked = self.chance.choice([one for one in self.gateways if one not in self.away] or self.gateways)
+            asked = self.chance.choice([one for one in self.gateways if one not in self.world.away] or self.gateways)
+            path, headers = self.chance.choice([("/v1/containers", {}), ("/container-infra/v1/clusters", VERSION)])
+            began = time.monotonic()
             try:
-                status = str((await asked.request("GET", "/v1/containers", timeout=30)).status_code)
+                answer = await asked.request("GET", path, headers=headers, timeout=30)
             except httpx.TransportError:
-                status = "none"  # it was killed or frozen just then
-            self.reads[status] += 1
-            if status not in ("200", "503", "none"):
-                self.wrong.append(f"a read was answered with {status}")
+                self.reads["none"] += 1  # it was killed or frozen just then
+                continue
+            self.reads[str(answer.status_code)] += 1
+            self.longest = max(self.longest, time.monotonic() - began)
+            if answer.status_code != 200 and (answer.status_code != 503 or began > self._blind_until):
+                self.wrong.append(f"a read was answered with {answer.status_code} {answer.text}")
 
     async def _look(self) -> None:
         """Look for two live leases on one resource, all the time."""
@@ -238,29 +218,26 @@ class Soak:
             await asyncio.sleep(0.2)
 
 
+def _removal(kind: str, uuid: str) -> dict[str, Any]:
+    if kind == "cluster":
+        return {"path": f"/container-infra/v1/clusters/{uuid}", "headers": VERSION}
+    return {"path": f"/v1/{kind}s/{uuid}", "params": {"force": "true"}}
+
+
 async def soak(stack: Stack, database: str, replicas: int, seconds: float, seed: int) -> dict[str, Any]:
-    """Run one; `database` is postgresql or sqlite, which has one replica. Returns its figures.
+    """Run one; `database` is postgresql, under Keystone, or sqlite, which has one replica. Returns its figures.
 
     Raises StackError with what is wrong when rows and engine do not agree in the end.
     """
-    docker = await asyncio.to_thread(PrivateDocker, stack)
-    await asyncio.to_thread(images.build, docker.url)
-    server = Postgres(postgres_service.start(stack, "postgres-soak")) if database == "postgresql" else None
-    url = server.create("caisson") if server else f"sqlite+aiosqlite:///{stack.folder('database')}/caisson.db"
-    place = Place(stack, url, docker.url, images.BUSYBOX)
-    made = Soak(place, docker, seed)
-    with settable(url, server) as clock:
-        try:
-            if server is not None:
-                line = Proxy(stack, f"postgres://127.0.0.1:{server.port}")
-                place.reached_at = url.replace(f"127.0.0.1:{server.port}", line.url.partition("://")[2])
-                made.on_postgresql(server, line, clock)
-            made.gateways = [await place.gateway() for _ in range(replicas if server else 1)]
-            await made.run(seconds)
-            return await made.end()
-        finally:
-            await place.close()
-            await asyncio.to_thread(docker.close)
+    many = {"CLUSTERS__QUOTA": 1000, "OBSERVE_SECONDS": 3}
+    async with world(stack, database, replicas if database == "postgresql" else 1, seed, **many) as there:
+        fleet = Fleet(there.place, there.gateways[0], "swarm-mode", there.swarm)
+        await fleet.add_template("node")
+        made = Soak(there, fleet.templates[0], seed)
+        await made.run(seconds)
+        if made.wrong:
+            print(json.dumps(made.wrong, indent=2), flush=True)
+        return await made.end()
 
 
 def main() -> None:

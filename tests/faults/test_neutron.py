@@ -129,7 +129,7 @@ async def cloud(
         token = keystone.token(USER)
         return token, keystone.describe(token)["project"]["id"]
 
-    identity = {
+    identity: dict[str, Any] = {
         "KEYSTONE__URL": keystone.url,
         "KEYSTONE__USERNAME": "caisson",
         "KEYSTONE__PASSWORD": SERVICE_PASSWORD,

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from tests.faults.gateway import Gateway, until
+from tests.faults.gateway import PATIENCE, Gateway, until
 from tests.stack.session import StackError
 
 SHOWN_AS = {
@@ -24,6 +24,9 @@ SHOWN_AS = {
     "dead": ("Dead",),
 }
 """The statuses of a row that fit the engine's word."""
+
+NOTHING: dict[str, list[Any]] = {"running": [], "containers": [], "volumes": [], "networks": []}
+"""What the engine has of a cluster that is not there."""
 
 ENDED = ("done", "failed", "cancelled")
 
@@ -43,22 +46,22 @@ class Truth:
             return [dict(row) for row in (await connection.execute(text(statement), values)).mappings()]
 
     async def actions(self, **where: Any) -> list[dict[str, Any]]:
-        """Actions on containers, capsules and images, by id, with `taken`: whether a live lease is on it."""
+        """Actions on what projects have, by id, with `taken`: whether a live lease is on it."""
         now = "extract(epoch from clock_timestamp())"
         if "sqlite" in self.database_url:
             now = "(julianday('now') - 2440587.5) * 86400.0"
         condition = " AND ".join(
-            ["resource_kind IN ('container', 'capsule', 'image')", *(f"{name} = :{name}" for name in where)]
+            ["resource_kind IN ('container', 'capsule', 'image', 'cluster')", *(f"{name} = :{name}" for name in where)]
         )
         return await self.rows(
             f"SELECT *, coalesce(lease_until > {now}, false) AS taken FROM action WHERE {condition} ORDER BY id",
             **where,
         )
 
-    async def settled(self) -> list[dict[str, Any]]:
+    async def settled(self, seconds: float = PATIENCE) -> list[dict[str, Any]]:
         """Wait until every action has ended, and return them all."""
         try:
-            return await until(self._all_ended, "every action to end")  # type: ignore[no-any-return]
+            return await until(self._all_ended, "every action to end", seconds)  # type: ignore[no-any-return]
         except StackError as error:
             left = [action for action in await self.actions() if action["state"] not in ENDED]
             raise StackError(f"{error}: {left}") from None
@@ -80,12 +83,33 @@ class Truth:
         networks: list[dict[str, Any]] = (await self.docker.get("/networks", params={"filters": filters})).json()
         return networks
 
+    async def clusters(self, **label: str) -> dict[str, dict[str, list[Any]]]:
+        """What the engine has of clusters, by uuid: containers that run, all containers, volumes and networks.
+
+        `label` is ``project`` or ``uuid`` and what it is.
+        """
+        names = {"project": "caisson.cluster.project", "uuid": "caisson.cluster"}
+        filters = json.dumps({"label": [f"{names[name]}={value}" for name, value in label.items()]})
+        asked: dict[str, tuple[str, dict[str, str]]] = {
+            "running": ("/containers/json", {}),
+            "containers": ("/containers/json", {"all": "true"}),
+            "volumes": ("/volumes", {}),
+            "networks": ("/networks", {}),
+        }
+        found: dict[str, dict[str, list[Any]]] = {}
+        for kind, (path, more) in asked.items():
+            body = (await self.docker.get(path, params={"filters": filters, **more})).json()
+            for one in (body["Volumes"] or []) if kind == "volumes" else body:
+                held = found.setdefault(one["Labels"]["caisson.cluster"], {name: [] for name in asked})
+                held[kind].append(one)
+        return found
+
     async def agree(self, *gateways: Gateway, seconds: float = 20.0) -> list[dict[str, Any]]:
         """The invariant: every accepted request has ended, rows and engine show the same, nothing is left over.
 
         Returns all actions. Raises StackError with what is wrong.
         """
-        actions = await self.settled()
+        actions = await self.settled(max(PATIENCE, seconds))
         known = {action["request_id"] for action in actions}
         accepted = [request for gateway in gateways for request in gateway.accepted.items()]
         lost = [request for request in accepted if request[0] not in known]
@@ -134,8 +158,36 @@ class Truth:
         networks = await self.engine_networks(project_id)
         if len(networks) > (1 if rows else 0):
             wrong.append(f"{len(networks)} networks for {len(rows)} containers")
+        wrong += await self._cluster_differences(project_id)
         held = await self.rows("SELECT id, verb FROM action WHERE state = 'running' AND lease_until IS NULL")
         return wrong + [f"action {row['id']} ({row['verb']}) runs without a lease" for row in held]
+
+    async def _cluster_differences(self, project_id: str) -> list[str]:
+        """Complete ones have just the nodes of their rows, once and healthy; others say why they are not."""
+        rows = {row["uuid"]: row for row in await self.rows("SELECT * FROM cluster")}
+        shown = await self.clusters(project=project_id)
+        wrong = [f"cluster {uuid}: in the engine and without a row" for uuid in shown.keys() - rows.keys()]
+        for uuid, row in rows.items():
+            if row["status"].endswith("_FAILED") and row["status_reason"]:
+                continue
+            of_groups = "SELECT coalesce(sum(node_count), 0) AS nodes FROM node_group WHERE cluster_id = :uuid"
+            wanted = int((await self.rows(of_groups, uuid=uuid))[0]["nodes"])
+            held = shown.get(uuid, NOTHING)
+            names = {one["Labels"].get("caisson.node") for one in held["containers"]}
+            counts = [len(held["running"]), len(held["containers"]), len(names), len(held["networks"])]
+            stray = {one["Labels"]["caisson.node"] for one in held["volumes"]} - names
+            if (
+                not row["status"].endswith("_COMPLETE")
+                or row["health_status"] != "HEALTHY"
+                or counts != [wanted, wanted, wanted, 1]
+                or stray
+            ):
+                wrong.append(
+                    f"cluster {uuid}: {row['status']} ({row['status_reason']}), {row['health_status']} "
+                    f"({row['health_status_reason']}), {wanted} nodes wanted; running, there, by name, networks: "
+                    f"{counts}; volumes of nobody: {stray}"
+                )
+        return wrong
 
     @asynccontextmanager
     async def no_writes(self) -> AsyncIterator[None]:

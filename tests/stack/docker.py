@@ -1,8 +1,10 @@
 """Docker engines: the one of this machine, and private ones that a test may kill."""
 
 import os
+import secrets
 import shutil
 import signal
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -50,6 +52,7 @@ class PrivateDocker:
     It lives in namespaces of its own (network, mounts, processes): its bridge and its packet filter are not the
     machine's, and whatever it leaves behind, shims and mounts included, goes with the namespaces. Hence its containers
     reach one another, but neither the host nor a registry there: load images with :func:`tests.stack.images.build`.
+    The host reaches them where `route` says so.
     """
 
     def __init__(self, stack: Stack) -> None:
@@ -116,6 +119,26 @@ class PrivateDocker:
     def thaw(self) -> None:
         """Lets a frozen daemon go on."""
         os.kill(self.pid, signal.SIGCONT)
+
+    def route(self, network: str) -> None:
+        """Lets the host reach containers in this range at their own addresses, until the namespaces end."""
+        token = secrets.token_hex(4)
+        inner, outside, inside = str(_only_child(self._space.pid)), f"co-{token}", f"ci-{token}"
+        first = f"100.{64 + secrets.randbelow(64)}.{secrets.randbelow(256)}"
+        enter = ["nsenter", "--target", inner, "--net", "--"]
+        for command in (
+            ["ip", "link", "add", outside, "type", "veth", "peer", "name", inside, "netns", inner],
+            ["ip", "address", "add", f"{first}.1/24", "dev", outside],
+            ["ip", "link", "set", outside, "up"],
+            [*enter, "ip", "address", "add", f"{first}.2/24", "dev", inside],
+            [*enter, "ip", "link", "set", inside, "up"],
+            # Docker keeps this chain for others, over its own restarts too.
+            [*enter, "iptables", "--wait", "--insert", "DOCKER-USER", "--in-interface", inside, "--jump", "ACCEPT"],
+            ["ip", "route", "add", network, "via", f"{first}.2"],
+        ):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise StackError(f"{' '.join(command)}: {done.stderr.strip()}")
 
     def close(self) -> None:
         """Ends the daemon, its containers and its namespaces."""

@@ -1,0 +1,296 @@
+"""Everything that can be harmed at once: replicas, their engine, database and its clock, disk, and Keystone.
+
+Each harm is a context: done when it begins, healed when it ends. `tests.faults.test_every_fault` and the soak use them.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from scripts.nodes import swarm
+from tests.faults import fleet
+from tests.faults.conftest import Place
+from tests.faults.gateway import LEASE, Gateway, Proxy
+from tests.stack import disk as disks
+from tests.stack import images
+from tests.stack import keystone as keystones
+from tests.stack import postgres as postgres_service
+from tests.stack.disk import Disk
+from tests.stack.docker import PrivateDocker
+from tests.stack.keystone import Keystone
+from tests.stack.postgres import Postgres
+from tests.stack.session import Stack
+from tests.stack.settable import Clock, settable
+
+USER = "alpha-admin"
+DISK = 128  # MiB, for SQLite
+CALLS = (
+    "POST /containers/create", r"POST /containers/\w+/(start|stop|kill|restart|pause)", "DELETE /containers/",
+    "GET /containers/", "POST /networks/create", r"PUT /containers/\w+/archive", "DELETE /(volumes|networks)/",
+)  # fmt: skip
+STATEMENTS = (
+    "COMMIT", "UPDATE action", "INSERT INTO action", "UPDATE container", "UPDATE cluster", "SELECT", "CONNECT",
+)  # fmt: skip
+
+Harm = Callable[[], AbstractAsyncContextManager[None]]
+
+
+class World:
+    """Gateways with all that they need, on an engine, a database and an identity of their own.
+
+    Attributes:
+        away: the replicas that cannot answer just now.
+        blind: whether nobody can read just now, since the database or the identity is harmed.
+        swarm: the image of clusters' nodes.
+    """
+
+    def __init__(self, place: Place, docker: PrivateDocker, swarm_image: str, seed: int) -> None:
+        self.place, self.docker, self.swarm = place, docker, swarm_image
+        self.chance = random.Random(seed)
+        self.gateways: list[Gateway] = []
+        self.away: set[Gateway] = set()
+        self.blind = False
+        self.harms: dict[str, Harm] = {}
+        self._add(
+            self.a_replica_is_killed, self.a_replica_is_frozen, self.the_engine_is_killed, self.the_engine_is_stopped,
+            self.the_engine_hangs, self.the_engine_is_silent, self.calls_of_the_engine_are_cut,
+        )  # fmt: skip
+
+    def on_postgresql(self, server: Postgres, line: Proxy, clock: Clock) -> None:
+        """Add what can be done to it. `line` is the proxy before it."""
+        self._server, self._line, self._clock = server, line, clock
+        self._add(
+            self.the_database_crashes, self.the_database_fails_over, self.the_database_is_silent,
+            self.statements_are_cut, self.the_clock_is_set,
+        )  # fmt: skip
+
+    def on_a_disk(self, disk: Disk) -> None:
+        """Add what can be done to it: SQLite is there."""
+        self._disk = disk
+        self._add(self.the_disk_is_full)
+
+    def under_keystone(self, identity: Proxy) -> None:
+        """Add what can be done to it. `identity` is the proxy before it."""
+        self._identity = identity
+        self._add(self.keystone_is_down, self.keystone_is_slow)
+
+    def _add(self, *harms: Harm) -> None:
+        self.harms |= {harm.__name__.replace("_", " "): harm for harm in harms}
+
+    # Replicas
+
+    def victim(self) -> Gateway:
+        """Whom the next harm of a replica meets."""
+        return self.chance.choice(self.gateways)
+
+    @asynccontextmanager
+    async def a_replica_is_killed(self) -> AsyncIterator[None]:
+        """SIGKILL, then started again."""
+        async with self._without(self.victim()) as victim:
+            await victim.kill()
+            yield
+            await victim.start()
+
+    @asynccontextmanager
+    async def a_replica_is_frozen(self) -> AsyncIterator[None]:
+        """SIGSTOP beyond its lease, then SIGCONT."""
+        async with self._without(self.victim()) as victim:
+            victim.freeze()
+            await asyncio.sleep(1.5 * LEASE)
+            yield
+            victim.thaw()
+
+    @asynccontextmanager
+    async def _without(self, victim: Gateway) -> AsyncIterator[Gateway]:
+        self.away.add(victim)
+        yield victim
+        self.away.discard(victim)
+
+    # The engine
+
+    @asynccontextmanager
+    async def the_engine_is_killed(self) -> AsyncIterator[None]:
+        """SIGKILL of dockerd, then started again: its containers die with the next start."""
+        await asyncio.to_thread(self.docker.kill)
+        yield
+        await asyncio.to_thread(self.docker.start)
+
+    @asynccontextmanager
+    async def the_engine_is_stopped(self) -> AsyncIterator[None]:
+        """Stopped as an operator does, containers included, then started again."""
+        await asyncio.to_thread(self.docker.stop)
+        yield
+        await asyncio.to_thread(self.docker.start)
+
+    @asynccontextmanager
+    async def the_engine_hangs(self) -> AsyncIterator[None]:
+        """It accepts and does not answer. What was asked meanwhile is done later."""
+        self.docker.freeze()
+        yield
+        self.docker.thaw()
+
+    @asynccontextmanager
+    async def the_engine_is_silent(self) -> AsyncIterator[None]:
+        """The same, and what was asked meanwhile by somebody who goes away is never heard."""
+        async with self._acting([(gateway.proxy, ".", "hold", 1) for gateway in self.gateways]):
+            yield
+
+    @asynccontextmanager
+    async def calls_of_the_engine_are_cut(self) -> AsyncIterator[None]:
+        """Before or after they were carried out."""
+        proxies = [gateway.proxy for gateway in self.gateways]
+        async with self._acting(
+            [(proxy, f"^{line}", "cut", self.chance.randint(1, 3)) for proxy in proxies for line in CALLS]
+        ):
+            yield
+
+    # The database
+
+    @asynccontextmanager
+    async def the_database_crashes(self) -> AsyncIterator[None]:
+        """And starts again."""
+        async with self._blind():
+            folder, name = Path(self._server.service.facts["folder"]), self._server.service.name
+            stack, port = self.place.stack, self._server.port
+            await asyncio.to_thread(stack.stop_by_name, name)
+            yield
+            await asyncio.to_thread(postgres_service.start, stack, name, folder=folder, port=port)
+
+    @asynccontextmanager
+    async def the_database_fails_over(self) -> AsyncIterator[None]:
+        """Nobody listens; then somebody does and is silent for as long as that."""
+        async with self._blind():
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            await self._line.shut()
+            yield
+            refused = loop.time() - began
+            silence = await self._line.add(".", "before", "hold", every=True)
+            await self._line.open()
+            await asyncio.sleep(refused)
+            await self._line.release(silence)
+
+    @asynccontextmanager
+    async def the_database_is_silent(self) -> AsyncIterator[None]:
+        """It accepts and does not answer."""
+        async with self._blind(), self._acting([(self._line, ".", "hold", 1)]):
+            yield
+
+    @asynccontextmanager
+    async def statements_are_cut(self) -> AsyncIterator[None]:
+        """Before or after they were carried out."""
+        lines = [(self._line, f"^{start}", "cut", self.chance.randint(1, 20)) for start in STATEMENTS]
+        async with self._blind(), self._acting(lines):
+            yield
+
+    @asynccontextmanager
+    async def the_clock_is_set(self) -> AsyncIterator[None]:
+        """An hour forward or back, and then the other way."""
+        await self._clock.set(self.chance.choice([-3600.0, 3600.0]))
+        yield
+        await self._clock.set(0.0)
+
+    @asynccontextmanager
+    async def the_disk_is_full(self) -> AsyncIterator[None]:
+        """And has room again."""
+        await asyncio.to_thread(self._disk.fill)
+        yield
+        await asyncio.to_thread(self._disk.free)
+
+    # Keystone
+
+    @asynccontextmanager
+    async def keystone_is_down(self) -> AsyncIterator[None]:
+        """Nobody listens."""
+        async with self._blind():
+            await self._identity.shut()
+            yield
+            await self._identity.open()
+
+    @asynccontextmanager
+    async def keystone_is_slow(self) -> AsyncIterator[None]:
+        """Every answer takes two seconds."""
+        slow = await self._identity.add(".", "before", "delay", seconds=2.0, every=True)
+        yield
+        await self._identity.release(slow)
+
+    @asynccontextmanager
+    async def _blind(self) -> AsyncIterator[None]:
+        self.blind = True
+        yield
+        self.blind = False
+
+    @asynccontextmanager
+    async def _acting(self, harms: list[tuple[Proxy, str, str, int]]) -> AsyncIterator[None]:
+        rules = []
+        for proxy, line, act, nth in harms:
+            when = "before" if act == "hold" else self.chance.choice(["before", "after"])
+            rules.append((proxy, await proxy.add(line, when, act, nth=nth, every=act == "hold")))
+        yield
+        for proxy, number in rules:
+            await proxy.release(number)
+
+
+@asynccontextmanager
+async def world(stack: Stack, database: str, replicas: int, seed: int, **settings: Any) -> AsyncIterator[World]:
+    """One with a PostgreSQL and a Keystone, or with SQLite on a disk of its own and the embedded identity."""
+    async with AsyncExitStack() as stop:
+        # Remote to the gateways: the namespaces that it lives in are not theirs.
+        docker = await asyncio.to_thread(PrivateDocker, stack)
+        stop.callback(docker.close)
+        pool = f"10.221.{random.SystemRandom().randrange(0, 256, 8)}.0/21"
+        await asyncio.to_thread(docker.route, pool)
+        await asyncio.to_thread(images.build, docker.url)
+        nodes, _ = await asyncio.to_thread(swarm.build, docker.url)
+        settings = {
+            **fleet.settings({"node": nodes}, {"cpus": 1, "memory": 512}), "CLUSTERS__NETWORK_POOL": pool,
+            # So many minutes that a clock which jumps by an hour does not end what is under way.
+            "CLUSTERS__CREATE_TIMEOUT": 180, "CLUSTERS__HEALTH_SECONDS": 1, **settings,
+        }  # fmt: skip
+        if database == "sqlite":
+            disk = stop.enter_context(disks.small(stack.folder("disk"), DISK))
+            place = Place(stack, f"sqlite+aiosqlite:///{disk.folder}/caisson.db", docker.url, images.BUSYBOX)
+            made = World(place, docker, nodes, seed)
+            made.on_a_disk(disk)
+            identity: dict[str, Any] = {}
+        else:
+            made, identity = await _on_postgresql(stack, stop, docker, nodes, seed)
+        stop.push_async_callback(made.place.close)
+        made.gateways = [await made.place.gateway(remote=True, **settings, **identity) for _ in range(replicas)]
+        yield made
+
+
+async def _on_postgresql(
+    stack: Stack, stop: AsyncExitStack, docker: PrivateDocker, nodes: str, seed: int
+) -> tuple[World, dict[str, Any]]:
+    server = Postgres(await asyncio.to_thread(postgres_service.start, stack, stack.folder("postgres").name))
+    stop.callback(stack.stop_by_name, server.service.name)
+    url = server.create("caisson")
+    clock = stop.enter_context(settable(url, server))
+    line = Proxy(stack, f"postgres://127.0.0.1:{server.port}")
+    stop.callback(line.close)
+    keystone = Keystone(await asyncio.to_thread(keystones.start, stack, stack.folder("keystone").name))
+    stop.callback(stack.stop, keystone.service)
+    before = Proxy(stack, keystone.url.removesuffix("/v3"))
+    stop.callback(before.close)
+    place = Place(stack, url, docker.url, images.BUSYBOX)
+    place.reached_at = url.replace(f"127.0.0.1:{server.port}", line.url.partition("://")[2])
+    made = World(place, docker, nodes, seed)
+    made.on_postgresql(server, line, clock)
+    made.under_keystone(before)
+
+    def login() -> tuple[str, str]:
+        token = keystone.token(USER)
+        return token, str(keystone.describe(token)["project"]["id"])
+
+    return made, {
+        "login": login,
+        "KEYSTONE__URL": f"{before.url}/v3",
+        "KEYSTONE__USERNAME": "caisson",
+        "KEYSTONE__PASSWORD": keystones.SERVICE_PASSWORD,
+        "KEYSTONE__REGION": "RegionOne",
+        "PULL_POLICY": "ifnotpresent",
+    }
