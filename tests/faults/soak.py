@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tests.faults.fleet import LONG, VERSION, Fleet
 from tests.faults.gateway import RUNS
-from tests.faults.world import World, world
+from tests.faults.world import World, ground, world
 from tests.stack.session import Stack, StackError
 
 LIVES = 6  # containers and capsules that live at a time
@@ -231,14 +231,16 @@ async def soak(stack: Stack, database: str, replicas: int, seconds: float, seed:
     Raises StackError with what is wrong when rows and engine do not agree in the end.
     """
     many = {"CLUSTERS__QUOTA": 1000, "OBSERVE_SECONDS": 3}
-    async with world(stack, database, replicas if database == "postgresql" else 1, seed, **many) as there:
-        fleet = Fleet(there.place, there.gateways[0], "swarm-mode", there.swarm)
-        await fleet.add_template("node")
-        made = Soak(there, fleet.templates[0], seed)
-        await made.run(seconds)
-        if made.wrong:
-            print(json.dumps(made.wrong, indent=2), flush=True)
-        return await made.end()
+    replicas = replicas if database == "postgresql" else 1
+    with ground(stack) as on:
+        async with world(stack, on, database, replicas, seed, **many) as there:
+            fleet = Fleet(there.place, there.gateways[0], "swarm-mode", there.swarm)
+            await fleet.add_template("node")
+            made = Soak(there, fleet.templates[0], seed)
+            await made.run(seconds)
+            if made.wrong:
+                print(json.dumps(made.wrong, indent=2), flush=True)
+            return await made.end()
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ carried out all the same, once, and reads are answered meanwhile.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import httpx
@@ -15,27 +15,31 @@ import pytest_asyncio
 
 from tests.faults.fleet import LONG, VERSION, Fleet
 from tests.faults.gateway import LEASE, RUNS, Gateway, until
-from tests.faults.world import World, world
+from tests.faults.world import Ground, World, ground, world
 from tests.stack.session import Stack
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
 
 SEED = 20261126
-EVERYWHERE = ("sqlite, one", "postgresql, three")
-HARMS: dict[str, tuple[float, tuple[str, ...]]] = {
-    "keystone is down": (2.0, EVERYWHERE[1:]),  # the first, so that the others come in other turns than on SQLite
-    "a replica is killed": (0.5, EVERYWHERE),
-    "a replica is frozen": (0.5, EVERYWHERE),
-    "the engine is killed": (1.0, EVERYWHERE),
-    "the engine is stopped": (1.0, EVERYWHERE),
-    "the engine hangs": (2 * LEASE, EVERYWHERE),
-    "the disk is full": (3.0, EVERYWHERE[:1]),
-    "the database crashes": (2.0, EVERYWHERE[1:]),
-    "the database fails over": (10.0, EVERYWHERE[1:]),  # and as long once more, in which it is silent
-    "the clock is set": (2.0, EVERYWHERE[1:]),
-    "keystone is slow": (2.0, EVERYWHERE[1:]),
+ALONE = {
+    "a replica is frozen": 0.5,
+    "the engine is killed": 1.0,
+    "the engine is stopped": 1.0,
+    "the engine hangs": 2 * LEASE,
+    "the disk is full": 3.0,
 }
-"""How many seconds each lasts, and where there is such a thing."""
+TOGETHER = {
+    "keystone is down": 2.0,  # the first, so that those of the engine come in other turns than on SQLite
+    "a replica is frozen": 0.5,
+    "the engine is killed": 1.0,
+    "a replica is killed": 0.5,
+    "the engine hangs": 2 * LEASE,
+    "the database crashes": 2.0,
+    "the database fails over": 10.0,  # and as long once more, in which it is silent
+    "the clock is set": 2.0,
+    "keystone is slow": 2.0,
+}
+"""How many seconds each lasts. What is killed on SQLite is in `test_kill`, `test_capsules` and `test_clusters`."""
 
 
 class Wishes:
@@ -86,6 +90,19 @@ class Wishes:
             alone = " WHERE capsule_id IS NULL" if kind == "container" else ""
             rows = await self.place.truth.rows(f"SELECT uuid FROM {kind}{alone}")
             assert {row["uuid"] for row in rows} == ({self.made[kind]} if self.made else set())
+
+    async def end(self) -> None:
+        """Delete all, and see that nothing is left of it."""
+        await self.fleet.clear()
+        if self.made:
+            await self.anyone.delete(self.made["container"], force="true")
+            await self.anyone.request("DELETE", f"/v1/capsules/{self.made['capsule']}")
+        await self.place.truth.agree(*self.world.gateways)
+        for kind in ("container", "capsule", "cluster"):
+            assert await self.place.truth.rows(f"SELECT uuid FROM {kind}") == []
+        assert await self.place.truth.engine_containers(self.anyone.project_id) == {}
+        assert await self.place.truth.engine_networks(self.anyone.project_id) == []
+        assert await self.place.truth.clusters(project=self.anyone.project_id) == {}
 
     @asynccontextmanager
     async def reading(self, blind: bool) -> AsyncIterator[None]:
@@ -162,33 +179,55 @@ class Wishes:
         return self.world.chance.choice(self.world.gateways)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=EVERYWHERE)
-async def wishes(request: pytest.FixtureRequest, stack: Stack) -> AsyncIterator[Wishes]:
-    database, replicas = request.param.split(", ")
-    async with world(stack, database, {"one": 1, "three": 3}[replicas], SEED) as there:
+@pytest.fixture(scope="module")
+def harmed(stack: Stack) -> Iterator[Ground]:
+    """An engine for all tests here."""
+    with ground(stack) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def alone(stack: Stack, harmed: Ground) -> AsyncIterator[Wishes]:
+    """One replica on SQLite."""
+    async with _wishes(stack, harmed, "sqlite", 1) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def together(stack: Stack, harmed: Ground) -> AsyncIterator[Wishes]:
+    """Three on PostgreSQL."""
+    async with _wishes(stack, harmed, "postgresql", 3) as made:
+        yield made
+
+
+@pytest.mark.parametrize("harm", ALONE)
+async def test_one_replica_on_sqlite(alone: Wishes, harm: str) -> None:
+    await _harmed(alone, harm, ALONE[harm])
+
+
+@pytest.mark.parametrize("harm", TOGETHER)
+async def test_three_replicas_on_postgresql(together: Wishes, harm: str) -> None:
+    await _harmed(together, harm, TOGETHER[harm])
+
+
+async def _harmed(wishes: Wishes, harm: str, seconds: float) -> None:
+    await wishes.under_way()
+    async with wishes.reading(blind=harm.startswith(("the database", "keystone"))):
+        async with wishes.world.harms[harm]():
+            await wishes.released()
+            await asyncio.sleep(seconds)
+        await wishes.fulfilled()
+    print(dict(wishes.reads))
+
+
+@asynccontextmanager
+async def _wishes(stack: Stack, on: Ground, database: str, replicas: int) -> AsyncIterator[Wishes]:
+    """Of somebody who has a cluster already."""
+    async with world(stack, on, database, replicas, SEED) as there:
         fleet = Fleet(there.place, there.gateways[0], "swarm-mode", there.swarm)
         await fleet.add_template("node")
         made = Wishes(there, fleet)
         made.base = await fleet.create()
         await fleet.reaches(made.base, "CREATE_COMPLETE")
         yield made
-        await fleet.clear()
-        await there.place.truth.agree(*there.gateways)
-        assert await there.place.truth.clusters(project=fleet.gateway.project_id) == {}
-
-
-@pytest.mark.parametrize(
-    ("wishes", "harm"),
-    [(where, harm) for where in EVERYWHERE for harm, (_, places) in HARMS.items() if where in places],
-    indirect=["wishes"],
-    scope="module",
-)
-async def test_all_is_as_it_was_asked(wishes: Wishes, harm: str) -> None:
-    seconds, there = HARMS[harm][0], wishes.world
-    await wishes.under_way()
-    async with wishes.reading(blind=harm.startswith(("the database", "keystone"))):
-        async with there.harms[harm]():
-            await wishes.released()
-            await asyncio.sleep(seconds)
-        await wishes.fulfilled()
-    print(dict(wishes.reads))
+        await made.end()

@@ -5,8 +5,10 @@ Each harm is a context: done when it begins, healed when it ends. `tests.faults.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,6 @@ from tests.stack import keystone as keystones
 from tests.stack import postgres as postgres_service
 from tests.stack.disk import Disk
 from tests.stack.docker import PrivateDocker
-from tests.stack.keystone import Keystone
 from tests.stack.postgres import Postgres
 from tests.stack.session import Stack
 from tests.stack.settable import Clock, settable
@@ -47,8 +48,8 @@ class World:
         swarm: the image of clusters' nodes.
     """
 
-    def __init__(self, place: Place, docker: PrivateDocker, swarm_image: str, seed: int) -> None:
-        self.place, self.docker, self.swarm = place, docker, swarm_image
+    def __init__(self, place: Place, on: "Ground", seed: int) -> None:
+        self.place, self.docker, self.swarm = place, on.docker, on.nodes
         self.chance = random.Random(seed)
         self.gateways: list[Gateway] = []
         self.away: set[Gateway] = set()
@@ -234,61 +235,87 @@ class World:
             await proxy.release(number)
 
 
+@dataclass
+class Ground:
+    """An engine that may be harmed, and what clusters need there: a range that this host reaches, an image of nodes.
+
+    It is remote to gateways: the namespaces that it lives in are not theirs.
+    """
+
+    docker: PrivateDocker
+    pool: str
+    nodes: str
+
+
+@contextmanager
+def ground(stack: Stack) -> Iterator[Ground]:
+    """A new one."""
+    docker = PrivateDocker(stack)
+    try:
+        pool = f"10.221.{secrets.randbelow(32) * 8}.0/21"
+        docker.route(pool)
+        images.build(docker.url)
+        yield Ground(docker, pool, swarm.build(docker.url)[0])
+    finally:
+        docker.close()
+
+
 @asynccontextmanager
-async def world(stack: Stack, database: str, replicas: int, seed: int, **settings: Any) -> AsyncIterator[World]:
-    """One with a PostgreSQL and a Keystone, or with SQLite on a disk of its own and the embedded identity."""
+async def world(
+    stack: Stack, on: Ground, database: str, replicas: int, seed: int, **settings: Any
+) -> AsyncIterator[World]:
+    """One with a PostgreSQL and under Keystone, or with SQLite on a disk of its own and the embedded identity."""
+    settings = {
+        **fleet.settings({"node": on.nodes}, {"cpus": 1, "memory": 512}),
+        "CLUSTERS__NETWORK_POOL": on.pool,
+        "CLUSTERS__HEALTH_SECONDS": 1,
+        # So many minutes that a clock which jumps by an hour does not end what is under way.
+        "CLUSTERS__CREATE_TIMEOUT": 180,
+        **settings,
+    }
     async with AsyncExitStack() as stop:
-        # Remote to the gateways: the namespaces that it lives in are not theirs.
-        docker = await asyncio.to_thread(PrivateDocker, stack)
-        stop.callback(docker.close)
-        pool = f"10.221.{random.SystemRandom().randrange(0, 256, 8)}.0/21"
-        await asyncio.to_thread(docker.route, pool)
-        await asyncio.to_thread(images.build, docker.url)
-        nodes, _ = await asyncio.to_thread(swarm.build, docker.url)
-        settings = {
-            **fleet.settings({"node": nodes}, {"cpus": 1, "memory": 512}), "CLUSTERS__NETWORK_POOL": pool,
-            # So many minutes that a clock which jumps by an hour does not end what is under way.
-            "CLUSTERS__CREATE_TIMEOUT": 180, "CLUSTERS__HEALTH_SECONDS": 1, **settings,
-        }  # fmt: skip
         if database == "sqlite":
             disk = stop.enter_context(disks.small(stack.folder("disk"), DISK))
-            place = Place(stack, f"sqlite+aiosqlite:///{disk.folder}/caisson.db", docker.url, images.BUSYBOX)
-            made = World(place, docker, nodes, seed)
+            url = f"sqlite+aiosqlite:///{disk.folder}/caisson.db"
+            made = World(Place(stack, url, on.docker.url, images.BUSYBOX), on, seed)
             made.on_a_disk(disk)
-            identity: dict[str, Any] = {}
         else:
-            made, identity = await _on_postgresql(stack, stop, docker, nodes, seed)
+            made = await _on_postgresql(stack, stop, on, seed)
+            settings |= _under_keystone(stack, stop, made)
         stop.push_async_callback(made.place.close)
-        made.gateways = [await made.place.gateway(remote=True, **settings, **identity) for _ in range(replicas)]
+        starting = [made.place.gateway(remote=True, **settings) for _ in range(replicas)]
+        made.gateways = list(await asyncio.gather(*starting))
         yield made
 
 
-async def _on_postgresql(
-    stack: Stack, stop: AsyncExitStack, docker: PrivateDocker, nodes: str, seed: int
-) -> tuple[World, dict[str, Any]]:
+async def _on_postgresql(stack: Stack, stop: AsyncExitStack, on: Ground, seed: int) -> World:
     server = Postgres(await asyncio.to_thread(postgres_service.start, stack, stack.folder("postgres").name))
     stop.callback(stack.stop_by_name, server.service.name)
     url = server.create("caisson")
     clock = stop.enter_context(settable(url, server))
     line = Proxy(stack, f"postgres://127.0.0.1:{server.port}")
     stop.callback(line.close)
-    keystone = Keystone(await asyncio.to_thread(keystones.start, stack, stack.folder("keystone").name))
-    stop.callback(stack.stop, keystone.service)
-    before = Proxy(stack, keystone.url.removesuffix("/v3"))
-    stop.callback(before.close)
-    place = Place(stack, url, docker.url, images.BUSYBOX)
+    place = Place(stack, url, on.docker.url, images.BUSYBOX)
     place.reached_at = url.replace(f"127.0.0.1:{server.port}", line.url.partition("://")[2])
-    made = World(place, docker, nodes, seed)
+    made = World(place, on, seed)
     made.on_postgresql(server, line, clock)
-    made.under_keystone(before)
+    return made
+
+
+def _under_keystone(stack: Stack, stop: AsyncExitStack, made: World) -> dict[str, Any]:
+    """The Keystone of the session, behind a proxy that is harmed instead; returns what gateways are told."""
+    keystone = keystones.shared(stack)
+    identity = Proxy(stack, keystone.url.removesuffix("/v3"))
+    stop.callback(identity.close)
+    made.under_keystone(identity)
 
     def login() -> tuple[str, str]:
         token = keystone.token(USER)
         return token, str(keystone.describe(token)["project"]["id"])
 
-    return made, {
+    return {
         "login": login,
-        "KEYSTONE__URL": f"{before.url}/v3",
+        "KEYSTONE__URL": f"{identity.url}/v3",
         "KEYSTONE__USERNAME": "caisson",
         "KEYSTONE__PASSWORD": keystones.SERVICE_PASSWORD,
         "KEYSTONE__REGION": "RegionOne",
