@@ -225,19 +225,19 @@ def _removal(kind: str, uuid: str) -> dict[str, Any]:
     return {"path": f"/v1/{kind}s/{uuid}", "params": {"force": "true"}}
 
 
-async def soak(stack: Stack, database: str, replicas: int, seconds: float, seed: int) -> dict[str, Any]:
-    """Run one; `database` is postgresql, under Keystone, or sqlite, which has one replica. Returns its figures.
+async def soak(stack: Stack, given: argparse.Namespace) -> dict[str, Any]:
+    """Run one as the command line says. Returns its figures.
 
     Raises StackError with what is wrong when rows and engine do not agree in the end.
     """
     many = {"CLUSTERS__QUOTA": 1000, "OBSERVE_SECONDS": 3}
-    replicas = replicas if database == "postgresql" else 1
-    with ground(stack) as on:
-        async with world(stack, on, database, replicas, seed, **many) as there:
-            fleet = Fleet(there.place, there.gateways[0], "swarm-mode", there.swarm)
+    replicas = given.replicas if given.database == "postgresql" else 1
+    with ground(stack, given.clusters) as on:
+        async with world(stack, on, given.database, replicas, given.seed, **many) as there:
+            fleet = Fleet(there.place, there.gateways[0], on.coe, on.nodes)
             await fleet.add_template("node")
-            made = Soak(there, fleet.templates[0], seed)
-            await made.run(seconds)
+            made = Soak(there, fleet.templates[0], given.seed)
+            await made.run(60 * given.minutes)
             if made.wrong:
                 print(json.dumps(made.wrong, indent=2), flush=True)
             return await made.end()
@@ -248,13 +248,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/soak", description="Faults of every kind under load.")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--database", choices=["postgresql", "sqlite"], default="postgresql")
+    parser.add_argument("--clusters", choices=["swarm-mode", "kubernetes"], default="swarm-mode")
     parser.add_argument("--replicas", type=int, default=3, help="on PostgreSQL (default: 3)")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
     stack = Stack.open()
     try:
-        figures = asyncio.run(soak(stack, given.database, given.replicas, 60 * given.minutes, given.seed))
+        figures = asyncio.run(soak(stack, given))
     except (StackError, AssertionError) as error:
         raise SystemExit(f"lost: {error}") from None
     finally:

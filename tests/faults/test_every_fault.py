@@ -224,7 +224,7 @@ async def _harmed(wishes: Wishes, harm: str, seconds: float) -> None:
 async def _wishes(stack: Stack, on: Ground, database: str, replicas: int) -> AsyncIterator[Wishes]:
     """Of somebody who has a cluster already."""
     async with world(stack, on, database, replicas, SEED) as there:
-        fleet = Fleet(there.place, there.gateways[0], "swarm-mode", there.swarm)
+        fleet = Fleet(there.place, there.gateways[0], on.coe, on.nodes)
         await fleet.add_template("node")
         made = Wishes(there, fleet)
         made.base = await fleet.create()

@@ -17,7 +17,7 @@ from tests.faults import fleet
 from tests.faults.conftest import Place
 from tests.faults.gateway import LEASE, Gateway, Proxy
 from tests.stack import disk as disks
-from tests.stack import images
+from tests.stack import images, kubernetes
 from tests.stack import keystone as keystones
 from tests.stack import postgres as postgres_service
 from tests.stack.disk import Disk
@@ -45,11 +45,10 @@ class World:
     Attributes:
         away: the replicas that cannot answer just now.
         blind: whether nobody can read just now, since the database or the identity is harmed.
-        swarm: the image of clusters' nodes.
     """
 
     def __init__(self, place: Place, on: "Ground", seed: int) -> None:
-        self.place, self.docker, self.swarm = place, on.docker, on.nodes
+        self.place, self.docker = place, on.docker
         self.chance = random.Random(seed)
         self.gateways: list[Gateway] = []
         self.away: set[Gateway] = set()
@@ -244,18 +243,23 @@ class Ground:
 
     docker: PrivateDocker
     pool: str
+    coe: str
     nodes: str
+    flavor: dict[str, int]
 
 
 @contextmanager
-def ground(stack: Stack) -> Iterator[Ground]:
-    """A new one."""
+def ground(stack: Stack, coe: str = "swarm-mode") -> Iterator[Ground]:
+    """A new one, for clusters of this kind."""
     docker = PrivateDocker(stack)
     try:
         pool = f"10.221.{secrets.randbelow(32) * 8}.0/21"
         docker.route(pool)
         images.build(docker.url)
-        yield Ground(docker, pool, swarm.build(docker.url)[0])
+        if coe == "kubernetes":
+            yield Ground(docker, pool, coe, kubernetes.image(docker.url), {"cpus": 2, "memory": 2048})
+        else:
+            yield Ground(docker, pool, coe, swarm.build(docker.url)[0], {"cpus": 1, "memory": 512})
     finally:
         docker.close()
 
@@ -266,7 +270,7 @@ async def world(
 ) -> AsyncIterator[World]:
     """One with a PostgreSQL and under Keystone, or with SQLite on a disk of its own and the embedded identity."""
     settings = {
-        **fleet.settings({"node": on.nodes}, {"cpus": 1, "memory": 512}),
+        **fleet.settings({"node": on.nodes}, on.flavor),
         "CLUSTERS__NETWORK_POOL": on.pool,
         "CLUSTERS__HEALTH_SECONDS": 1,
         # So many minutes that a clock which jumps by an hour does not end what is under way.
