@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import json
 import random
+import sys
 import time
 from collections import Counter
 from contextlib import suppress
@@ -24,6 +25,7 @@ from tests.stack.session import Stack, StackError
 LIVES = 6  # containers and capsules that live at a time
 CLUSTERS = 2  # and clusters
 ANSWER = 5.0  # seconds that somebody waits for a replica, and asks another one then
+LOG_LINES = 3000  # of each replica that are shown when something was wrong
 BLIND = 10.0  # seconds after a harm of the database or the identity in which reads may still be told to come again
 VERBS = ("start", "stop?timeout=0", "pause", "unpause", "kill", "reboot?timeout=0", "rebuild")
 LASTING: dict[str, tuple[float, float]] = {
@@ -237,10 +239,22 @@ async def soak(stack: Stack, given: argparse.Namespace) -> dict[str, Any]:
             fleet = Fleet(there.place, there.gateways[0], on.coe, on.nodes)
             await fleet.add_template("node")
             made = Soak(there, fleet.templates[0], given.seed)
-            await made.run(60 * given.minutes)
+            try:
+                await made.run(60 * given.minutes)
+                figures = await made.end()
+            except BaseException:
+                _tell(made)
+                raise
             if made.wrong:
-                print(json.dumps(made.wrong, indent=2), flush=True)
-            return await made.end()
+                _tell(made)
+            return figures
+
+
+def _tell(made: Soak) -> None:
+    """What was wrong, and what the replicas logged last: that goes with the stack."""
+    print(json.dumps(made.wrong, indent=2), file=sys.stderr)
+    for gateway in made.gateways:
+        print(f"--- {gateway.folder.name}\n{gateway.log(LOG_LINES)}", file=sys.stderr)
 
 
 def main() -> None:
