@@ -119,6 +119,9 @@ class PrivateDocker:
     def thaw(self) -> None:
         """Lets a frozen daemon go on."""
         os.kill(self.pid, signal.SIGCONT)
+        assert self._entrance is not None
+        # nsenter stops itself with its child, and would not see the end of it.
+        os.kill(self._entrance.pid, signal.SIGCONT)
 
     def route(self, network: str) -> None:
         """Lets the host reach containers in this range at their own addresses, until the namespaces end."""
