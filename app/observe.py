@@ -7,7 +7,7 @@ newer outcome with an older look.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -29,6 +29,13 @@ log = structlog.get_logger("caisson.observe")
 
 PRUNE_EVERY = 3600.0  # seconds
 BUSY_WAIT = 0.25  # seconds between looks at whether an action on a container that an event named has ended
+
+
+UNDER_WAY: Mapping[str, str] = {
+    Status.CREATING: "not made: what should have made it was given up",
+    Status.DELETING: "not deleted: what should have deleted it was given up",
+}
+"""Statuses in which somebody works on a container, and what is to be said when nobody does."""
 
 
 def backend_id(name: str) -> str:
@@ -269,11 +276,10 @@ async def _missing(session: AsyncSession, settings: Settings, row: Container) ->
         deadline = now + settings.action_deadline
         actions.submit(session, SYSTEM, "container", row, "create", row.backend, now, args=args, deadline=deadline)
         return Looked.SUBMITTED
-    if (
-        row.status == Status.CREATING
-    ):  # and nobody works on it: its capsule's creation was given up before it was reached
-        row.status, row.status_reason = Status.ERROR, "not made: what should have made it was given up"
+    # And nobody works on it: its capsule's creation was given up before it was reached, or its capsule's deletion.
+    if row.status in UNDER_WAY:
         row.updated_at = await actions.clock(session)
+        row.status, row.status_reason = Status.ERROR, UNDER_WAY[row.status]
     if row.engine_ref is not None and row.status != Status.ERROR:
         row.addresses, row.updated_at = {}, await actions.clock(session)
         row.status, row.status_reason = Status.ERROR, "No such container: it was removed from the engine by others"

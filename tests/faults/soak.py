@@ -172,7 +172,7 @@ class Soak:
         answer = await self._ask(method, f"/container-infra/v1/clusters{path}", headers=VERSION, **options)
         if answer is None:
             return None
-        if answer.status_code not in (202, 204, 404, 409) and "_IN_PROGRESS" not in answer.text:
+        if answer.status_code not in (202, 204, 404, 409) and "when status is" not in answer.text:
             self.wrong.append(f"{what} of a cluster: {answer.status_code} {answer.text}")
         self.clusters[f"{what} {answer.status_code}"] += 1
         accepted = answer.status_code < 300 or (method == "DELETE" and answer.status_code == 404)

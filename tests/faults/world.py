@@ -272,6 +272,8 @@ async def world(
     settings = {
         **fleet.settings({"node": on.nodes}, on.flavor),
         "CLUSTERS__NETWORK_POOL": on.pool,
+        # Many: a daemon that is killed may leave a bridge with its range, which nobody sees from afar.
+        "CLUSTERS__NETWORK_PREFIX": 28,
         "CLUSTERS__HEALTH_SECONDS": 1,
         # So many minutes that a clock which jumps by an hour does not end what is under way.
         "CLUSTERS__CREATE_TIMEOUT": 180,

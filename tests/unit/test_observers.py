@@ -10,7 +10,7 @@ from sqlmodel import select
 from app import observe
 from app.backends.engine import ContainerSpec
 from app.db import EVERYTHING
-from app.models import Action, ActionState
+from app.models import Action, ActionState, Container
 from app.observe import Looked, backend_id, compare, refresh
 from tests.api.caisson import BUSY, eventually
 from tests.unit.workshop import Workshop, workshop
@@ -50,6 +50,18 @@ async def test_what_nobody_makes_any_more_does_not_stay_in_creation(shop: Worksh
     await compare(shop.engine, shop.database, shop.settings)
     assert (await shop.box(uuid)).status == "Creating"
     await shop.set(await shop.last(uuid), state=ActionState.FAILED, finished_at=1.0)
+    await compare(shop.engine, shop.database, shop.settings)
+    box = await shop.box(uuid)
+    assert box.status == "Error"
+    assert "given up" in (box.status_reason or "")
+
+
+async def test_what_nobody_deletes_any_more_does_not_stay_in_deletion(shop: Workshop) -> None:
+    """As a member, which was not made yet, of a capsule whose deletion passed its deadline."""
+    uuid = await shop.create(run=True)
+    await shop.set(await shop.last(uuid), state=ActionState.FAILED, finished_at=1.0)
+    async with shop.database.transaction(EVERYTHING) as session:
+        (await session.exec(select(Container).where(Container.uuid == uuid))).one().status = "Deleting"
     await compare(shop.engine, shop.database, shop.settings)
     box = await shop.box(uuid)
     assert box.status == "Error"
