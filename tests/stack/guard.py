@@ -62,14 +62,23 @@ def unmount_below(directory: Path) -> None:
 
 
 def remove_control_groups(name: str) -> None:
-    """Removes the empty control groups that a private engine leaves behind under its own parent."""
-    for top in [*Path("/sys/fs/cgroup").glob(f"*/{name}"), Path("/sys/fs/cgroup") / name]:
-        if top.is_dir():
-            for group, _, _ in os.walk(top, topdown=False):
-                try:
-                    os.rmdir(group)
-                except OSError as error:
+    """Removes the control groups that a private engine leaves behind under its own parent, once all there has ended."""
+    deadline = time.monotonic() + GRACE
+    while left := _control_groups(name):
+        for group in left:
+            try:
+                os.rmdir(group)
+            except OSError as error:
+                if time.monotonic() > deadline:
                     print(f"control group {group} stays: {error}", file=sys.stderr)
+                    return
+        time.sleep(0.02)
+
+
+def _control_groups(name: str) -> list[str]:
+    """All below the parent of this name, the inner ones first."""
+    tops = [*Path("/sys/fs/cgroup").glob(f"*/{name}"), Path("/sys/fs/cgroup") / name]
+    return [group for top in tops if top.is_dir() for group, _, _ in os.walk(top, topdown=False)]
 
 
 def stop_all(directory: Path) -> None:
