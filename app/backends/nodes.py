@@ -87,7 +87,10 @@ class Nodes(Protocol):
         ...
 
     async def start_node(self, ref: str) -> None:
-        """Start; already running is fine. Raises Taken when a published port is in use."""
+        """Start; already running is fine. Raises Taken when a published port is in use.
+
+        Unavailable: one that the engine can never start again may be gone then, all but its volumes.
+        """
         ...
 
     async def stop_node(self, ref: str, timeout: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 from app.backends.docker.engine import DockerEngine
 from app.backends.engine import State
 from app.backends.nodes import NodeSeen, NodeSpec
-from app.errors import Refused
+from app.errors import Refused, Unavailable
 from app.settings import BackendSettings, ClusterSettings, Settings
 from tests.conformance.place import Place
 from tests.stack.docker import PrivateDocker
@@ -101,4 +101,22 @@ async def test_nodes_come_back_with_their_engine(private_docker: PrivateDocker) 
         assert (again.ref, again.state, again.address) == (node.ref, State.RUNNING, node.address)
         assert await said(engine, again, "cat", "/etc/motd") == "hello"
     finally:
+        await engine.close()
+
+
+async def test_a_node_whose_process_docker_forgot_makes_way_for_a_new_one(private_docker: PrivateDocker) -> None:
+    """What it knew stays in its volumes."""
+    engine, cluster = DockerEngine("docker", BackendSettings(url=private_docker.url), Settings()), uuid4()
+    try:
+        node = await started(engine, cluster, volumes=["/data"])
+        await said(engine, node, "touch", "/data/kept")
+        await engine.stop_node(node.ref, 0)
+        private_docker.spoil_start(node.ref)
+        with pytest.raises(Unavailable, match="cannot be started again"):
+            await engine.start_node(node.ref)
+        assert await engine.nodes(cluster) == []
+        again = await started(engine, cluster, volumes=["/data"])
+        assert await said(engine, again, "ls", "/data") == "kept\n"
+    finally:
+        assert await engine.remove_cluster(cluster)
         await engine.close()

@@ -65,6 +65,7 @@ CONTAINER: dict[str, Any] = {
         (500, "listen tcp4 127.0.0.1:80: bind: address already in use", Taken),
         (500, "Container x is not paused", Taken),
         (403, "Pool overlaps with other one on this address space", Taken),
+        (403, "cannot create network a (br-a): conflicts with network b: networks have overlapping IPv4", Taken),
         (403, "error while removing network: network x id y has active endpoints", Taken),
         (403, "operation not permitted", Refused),
         (400, "failed to create shim task: OCI runtime create failed: executable file not found in $PATH", Refused),

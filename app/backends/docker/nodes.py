@@ -25,7 +25,7 @@ from app.backends.docker.networks import DockerNetworks, NameTaken
 from app.backends.docker.streams import DockerStreams
 from app.backends.engine import ExecResult, LogOptions
 from app.backends.nodes import NodeNetwork, NodeSeen, NodeSpec
-from app.errors import EngineError, Gone, Refused, Taken
+from app.errors import EngineError, Gone, Refused, Taken, Unavailable
 
 LABEL_CLUSTER = "caisson.cluster"
 LABEL_NODE = "caisson.node"
@@ -95,9 +95,21 @@ class DockerNodes(DockerNetworks, DockerStreams, DockerContainers):
         return seen
 
     async def start_node(self, ref: str) -> None:
-        """Start; already running is fine."""
+        """Start; already running is fine.
+
+        Raises Unavailable when Docker forgot its process, as one does that ends while it starts or stops it, and can
+        never start it again: then it is removed, so that whoever looks next makes it anew with its volumes.
+        """
         async with self.calls.session.slots:
-            await self.calls.call("POST", f"{container_path(ref)}/start")
+            try:
+                await self.calls.call("POST", f"{container_path(ref)}/start")
+                return
+            except EngineError as error:
+                if not shapes.is_broken(error):
+                    raise
+                reason = error.title
+        await self.remove_node(ref, keep_volumes=True)
+        raise Unavailable(f"the node cannot be started again, and is made anew: {reason}")
 
     async def stop_node(self, ref: str, timeout: int) -> None:
         """Ask, and after `timeout` seconds kill; already stopped is fine."""

@@ -546,7 +546,7 @@ _SENTENCES: Sequence[tuple[type[EngineError], str]] = (
     # Before the busy device, which a removal meets when the daemon forgot a mount; it has tried for seconds by then.
     (EngineBug, rf"{_LOST_TRACK}|failed to remove root filesystem"),
     (EngineBug, r"no space left|too many open files|cannot allocate memory|resource temporarily unavailable"),
-    (Taken, r"port is already allocated|already in use|pool overlaps|no available .*address"),
+    (Taken, r"port is already allocated|already in use|pool overlaps|overlapping IPv4|no available .*address"),
     (Taken, r" is not running| is not paused| is paused|has active endpoints|device or resource busy"),
     # Podman's words for the same.
     (Taken, r"container state improper|already exists$"),
