@@ -23,7 +23,6 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)
 SEED = 20261126
 ALONE = {
     "a replica is frozen": 0.5,
-    "the engine is killed": 1.0,
     "the engine is stopped": 1.0,
     "the engine hangs": 2 * LEASE,
     "the disk is full": 3.0,
