@@ -13,7 +13,7 @@ from app.backends.nodes import NodeSeen, NodeSpec
 from app.errors import Refused, Unavailable
 from app.settings import BackendSettings, ClusterSettings, Settings
 from tests.conformance.place import Place
-from tests.stack.docker import PrivateDocker
+from tests.stack.docker import PrivateDocker, client
 from tests.stack.images import BUSYBOX
 
 
@@ -120,3 +120,16 @@ async def test_a_node_whose_process_docker_forgot_makes_way_for_a_new_one(privat
     finally:
         assert await engine.remove_cluster(cluster)
         await engine.close()
+
+
+async def test_a_node_that_was_made_by_half_makes_way_for_a_whole_one(engine: DockerEngine, docker_url: str) -> None:
+    """A daemon that was killed within the create leaves one without its address."""
+    cluster = uuid4()
+    whole = await started(engine, cluster)
+    with client(docker_url) as http:
+        made = http.get(f"/containers/{whole.ref}/json").json()
+        await engine.remove_node(whole.ref)
+        half = {"Image": BUSYBOX, "Labels": made["Config"]["Labels"], "HostConfig": {"NetworkMode": "none"}}
+        http.post("/containers/create", params={"name": made["Name"][1:]}, json=half).raise_for_status()
+    assert await engine.nodes(cluster) == []
+    assert (await started(engine, cluster)).address == whole.address

@@ -86,6 +86,9 @@ class DockerNodes(DockerNetworks, DockerStreams, DockerContainers):
         name = _node_name(spec.cluster, spec.name)
         document = await self._inspect(name)
         seen = None if document is None else node_seen(document)
+        if seen is not None and not _is_whole(seen):
+            await self.remove(seen.ref, force=True)
+            seen = None
         if seen is None:
             await self._check_address(spec)
             body = self._body(spec, await self._privileges_of(spec))
@@ -137,7 +140,7 @@ class DockerNodes(DockerNetworks, DockerStreams, DockerContainers):
         """All nodes of one cluster, by name."""
         documents = await asyncio.gather(*(self._inspect_node(ref) for ref in await self._node_refs(cluster)))
         found = [node_seen(document) for document in documents if document is not None]
-        return sorted((seen for seen in found if seen is not None), key=lambda seen: seen.name)
+        return sorted((seen for seen in found if seen is not None and _is_whole(seen)), key=lambda seen: seen.name)
 
     async def put_files(self, ref: str, files: Mapping[str, bytes]) -> None:
         """Write files into a node, running or not, for root alone to read."""
@@ -331,6 +334,11 @@ def node_seen(document: Mapping[str, Any]) -> NodeSeen | None:
         error=state.get("Error") or "",
         started_at=shapes.moment(state["StartedAt"]),
     )
+
+
+def _is_whole(node: NodeSeen) -> bool:
+    """Whether all of it was made: a daemon that dies within a create writes the container first, then its address."""
+    return node.address != ""
 
 
 def _network_name(cluster: UUID) -> str:
