@@ -16,7 +16,7 @@ import httpx
 from benchmarks.served import PASSWORD, VERSIONS, Served
 
 CONNECTIONS = 64  # of the flood
-ROUNDS = 3
+ROUNDS = 5
 SECONDS = 4
 PAUSE = 0.003  # seconds between two questions of the one that is not loud
 PATH = "/v1/registries"
