@@ -85,11 +85,11 @@ class Soak:
         """Delete everything and see that all agrees. Returns the figures; raises StackError when something is lost."""
         truth, project_id = self.place.truth, self.gateways[0].project_id
         await truth.agree(*self.gateways, seconds=LONG)
-        for kind in ("capsule", "container", "cluster"):
-            alone = " WHERE capsule_id IS NULL" if kind == "container" else ""
-            for row in await truth.rows(f"SELECT uuid FROM {kind}{alone}"):
-                answer = await self.gateways[0].request("DELETE", **_removal(kind, row["uuid"]))
-                assert answer.status_code == 204, answer.text
+        await self._delete_all()
+        if again := await self._delete_all():
+            # A daemon that is killed may be unable to remove a container until it is started once more.
+            await asyncio.to_thread(self.world.docker.restart)
+            await self._delete_all()
         actions = await truth.agree(*self.gateways, seconds=LONG)
         for kind in ("capsule", "container", "cluster"):
             self.wrong += [f"{kind} {row['uuid']} is left" for row in await truth.rows(f"SELECT uuid FROM {kind}")]
@@ -107,8 +107,21 @@ class Soak:
             "actions": dict(Counter(action["state"] for action in actions)),
             "taken over or tried again": sum(action["attempts"] > 1 for action in actions),
             "failed because": dict(Counter(str(a["message"])[:60] for a in actions if a["state"] == "failed")),
+            "deletions that failed, each with its reason, until the engine was started again": again,
             "losses": self.wrong,
         }
+
+    async def _delete_all(self) -> int:
+        """Ask for the deletion of all that is there, wait for its end, and return of how many that was."""
+        count = 0
+        for kind in ("capsule", "container", "cluster"):
+            alone = " WHERE capsule_id IS NULL" if kind == "container" else ""
+            for row in await self.place.truth.rows(f"SELECT uuid FROM {kind}{alone}"):
+                answer = await self.gateways[0].request("DELETE", **_removal(kind, row["uuid"]))
+                assert answer.status_code == 204, answer.text
+                count += 1
+        await self.place.truth.settled(LONG)
+        return count
 
     # People
 
