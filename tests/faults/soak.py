@@ -10,6 +10,7 @@ import json
 import random
 import sys
 import time
+import traceback
 from collections import Counter
 from contextlib import suppress
 from typing import Any
@@ -256,6 +257,7 @@ async def soak(stack: Stack, given: argparse.Namespace) -> dict[str, Any]:
                 await made.run(60 * given.minutes)
                 figures = await made.end()
             except BaseException:
+                traceback.print_exc()  # here, for what is closed next may fail for the same reason and hide it
                 _tell(made)
                 raise
             if made.wrong:
