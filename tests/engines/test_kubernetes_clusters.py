@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from app.backends.driver import ClusterFailed
 from app.backends.engine import State
+from tests.conformance.place import until
 from tests.engines.kubernetes_cluster import Cluster, Kubectl, group, web
 from tests.stack import kubernetes
 
@@ -181,6 +182,22 @@ async def test_nodes_that_stopped_come_back_with_their_addresses_and_what_they_k
     assert {node.state for node in after} == {State.RUNNING}
     assert await kubectl("get", "configmap", "kept", "-o", "jsonpath={.data.a}") == "b"
     assert (await cluster.seen()).healthy
+    assert await cluster.driver.mend(cluster.spec) == ""
+
+
+async def test_a_node_whose_container_is_gone_is_made_anew(cluster: Cluster) -> None:
+    """By whoever watches it, on the address that it had."""
+    nodes = {node.name: node for node in await cluster.host.nodes(cluster.spec.uuid)}
+    await cluster.host.remove_node(nodes["default-worker-0"].ref, keep_volumes=True)
+    assert not (await cluster.seen()).healthy
+    assert await cluster.driver.mend(cluster.spec) == "default-worker-0: started"
+
+    async def healthy() -> bool:
+        return (await cluster.seen()).healthy
+
+    await until(healthy, kubernetes.SECONDS)
+    after = {node.name: node for node in await cluster.host.nodes(cluster.spec.uuid)}
+    assert {name: node.address for name, node in after.items()} == {name: node.address for name, node in nodes.items()}
     assert await cluster.driver.mend(cluster.spec) == ""
 
 

@@ -123,6 +123,9 @@ def test_masters_have_the_first_addresses_after_the_balancers_and_keep_them() ->
         ("default-master-1", "10.222.7.4"),
     ]
     assert dict(partly.layout.masters) == dict(plan.layout.masters)
+    # Also a control plane beside which an address below its own is free.
+    others = [replace(node, address="10.222.7.9") if node.name == "default-master-1" else node for node in seen]
+    assert [one.address for one in view(wish, *others[:3], *others[4:]).missing] == [seen[3].address]
     moved = view(wish, *seen[:-1], **{"default-worker-0": "10.222.7.99"})
     assert [(one.name, one.address) for one in moved.missing] == [("default-worker-0", "10.222.7.99")]
 

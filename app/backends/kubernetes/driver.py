@@ -95,12 +95,16 @@ class KubernetesDriver:
         return _seen(view, answer, documents, version)
 
     async def mend(self, spec: ClusterSpec) -> str:
-        """Start again what stopped by itself; see `ClusterDriver`."""
+        """Start again what stopped by itself, and make anew what is gone; see `ClusterDriver`."""
+        view = await self._view(spec)
         # One that never ran is for `converge`, which makes sure of its files first.
-        down = [node for node in await self._host.nodes(spec.uuid) if node.state == State.EXITED]
+        nodes = [node for node in (*view.nodes, view.balancer) if node is not None]
+        down = [node for node in nodes if node.state == State.EXITED]
         for node in down:
             await self._host.start_node(node.ref)
-        return ", ".join(f"{node.name} started again" for node in down)
+        if down or not view.missing:
+            return ", ".join(f"{node.name} started again" for node in down)
+        return await Steps(self._host, view, await self._api(spec.uuid, _keys(spec), view.server), {}).mend()
 
     async def delete(self, cluster: UUID) -> bool:
         """Remove what there is of it: whether nothing is left. Absent is fine."""

@@ -82,6 +82,11 @@ class Steps:
         await self.host.drop_strays(self.view.spec.uuid)
         return Progress(True, f"{_count(len(self.view.nodes), 'node')} ready", memo=self.memo)
 
+    async def mend(self) -> str:
+        """Make nodes anew that are gone, with the volumes that they left; what was done. They join by themselves."""
+        progress = await self._make_missing()
+        return progress.text if progress else ""
+
     # Containers
 
     async def _make_missing(self) -> Progress | None:

@@ -87,7 +87,9 @@ def look(spec: ClusterSpec, keys: Keys, network: NodeNetwork, seen: Sequence[Nod
     """The cluster now. `memory` are the addresses of nodes that are being made anew, by name."""
     balancer = next((node for node in seen if node.labels.get(ROLE) == "balancer"), None)
     nodes = [node for node in seen if node is not balancer]
-    taken = {node.address for node in nodes} | set(memory.values())
+    told = _told_masters([*nodes, *([balancer] if balancer else ())])
+    kept = {**told, **memory}
+    taken = {node.address for node in nodes} | set(kept.values())
     free = iter(plan.addresses(network, taken))
     wishes: list[Wish] = []
     staying: dict[str, NodeGroupSpec] = {}
@@ -99,8 +101,8 @@ def look(spec: ClusterSpec, keys: Keys, network: NodeNetwork, seen: Sequence[Nod
         staying |= {node.name: group for node in here if node not in leaving}
         role = "worker" if number else "master"
         for name in plan.node_names(spec, group, [node.name for node in here]):
-            wishes.append(Wish(group, name, memory.get(name) or next(free, ""), role))
-    masters = _masters(nodes, wishes)
+            wishes.append(Wish(group, name, kept.get(name) or next(free, ""), role))
+    masters = told or {wish.name: wish.address for wish in wishes if wish.role == "master"}
     layout = Layout(spec, keys, network, _ranges(spec, nodes), masters, outside)
     if len(masters) > 1 and balancer is None:
         wishes.insert(0, Wish(spec.groups[0], BALANCER, plan.balancer_address(network), "balancer"))
@@ -173,13 +175,11 @@ def _leaving(group: NodeGroupSpec, here: Sequence[NodeSeen]) -> list[NodeSeen]:
     return sorted(newest, key=stays)[: max(0, len(here) - group.count)]
 
 
-def _masters(nodes: Sequence[NodeSeen], wishes: Sequence[Wish]) -> Mapping[str, str]:
-    """The control planes' addresses by name: as the first of them was told, else as planned now."""
-    for node in nodes:
-        if MASTERS in node.labels:
-            known: dict[str, str] = json.loads(node.labels[MASTERS])
-            return known
-    return {wish.name: wish.address for wish in wishes if wish.role == "master"}
+def _told_masters(seen: Sequence[NodeSeen]) -> Mapping[str, str]:
+    """The control planes' addresses by name, as the first of them was told; nothing while there is none."""
+    told = next((node.labels[MASTERS] for node in seen if MASTERS in node.labels), "{}")
+    known: dict[str, str] = json.loads(told)
+    return known
 
 
 def _ranges(spec: ClusterSpec, nodes: Sequence[NodeSeen]) -> plan.Ranges:
