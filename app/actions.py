@@ -547,8 +547,9 @@ async def _resources(session: AsyncSession, actions: Sequence[Action]) -> tuple[
         ids = {action.resource_id for action in actions if action.resource_kind == kind}
         if ids:
             query = select(model).where(col(model.uuid).in_(ids))
-            found |= {row.uuid: row for row in await session.exec(query.with_for_update(skip_locked=True))}
-            held |= found.keys()
+            locked = {row.uuid: row for row in await session.exec(query.with_for_update(skip_locked=True))}
+            found |= locked
+            held |= locked.keys()
         if missing := ids - found.keys():
             rows = await session.exec(select(model).where(col(model.uuid).in_(missing)))
             found |= {row.uuid: row for row in rows}

@@ -1,6 +1,7 @@
 """How actions are carried out: outcomes, retries, crashes, leases, cancelling, several workers, shutdown."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from app import actions, containers
 from app.actions import Asked
 from app.db import EVERYTHING, db_now
 from app.errors import Refused, Taken, Unavailable
-from app.models import Action, ActionState, Status
+from app.models import Action, ActionState, Capsule, Status
 from tests.api.caisson import eventually
 from tests.unit.workshop import CountingEngine, Workshop, again, workshop
 
@@ -446,6 +447,23 @@ async def test_each_action_is_claimed_by_one(shop: Workshop) -> None:
         assert len(batch) <= 5
         claimed += [action.resource_id for action, _ in batch]
     assert sorted(claimed) == sorted(uuids)
+
+
+async def test_what_somebody_holds_is_claimed_without_waiting_for_it(shop: Workshop) -> None:
+    """Who holds it may wait for its actions: a deletion does."""
+    uuid = await shop.create()
+    async with shop.database.transaction(EVERYTHING) as session:
+        capsule = Capsule(project_id="p", user_id="u", name="c", backend="local", created_at=0.0)
+        session.add(capsule)
+        await session.flush()
+        actions.submit(session, Asked("u", "r"), "capsule", capsule, "create", "local", await actions.clock(session))
+    async with AsyncExitStack() as held:
+        if not shop.database.embedded:  # SQLite has one writer at a time
+            holder = await held.enter_async_context(shop.database.transaction(EVERYTHING))
+            await containers.find(holder, uuid, lock=True)
+        async with asyncio.timeout(10):
+            claimed = await actions.claim(shop.database, ["local"], 5, 30)
+    assert {action.resource_id for action, _ in claimed} == {uuid, capsule.uuid}
 
 
 # Shutdown
