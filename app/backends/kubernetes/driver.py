@@ -164,6 +164,11 @@ def _keys(spec: ClusterSpec) -> Keys:
 def _seen(view: View, answer: str, documents: Mapping[str, Document], version: str | None) -> ClusterSeen:
     reachable = answer == "ok"
     facts = [_fact(node, documents.get(node.name), reachable) for node in view.nodes]
+    facts += [
+        NodeFact(wish.name, wish.group.uuid, "", False, "its container is gone")
+        for wish in view.missing
+        if wish.role != "balancer"
+    ]
     if view.balancer is not None and view.balancer.state != State.RUNNING:
         answer = f"the balancer of the API is {view.balancer.state}"
     reasons = {"api": answer}
