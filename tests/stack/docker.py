@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from scripts.newcomer.engine import SOCKET, answers, client, daemon_command
@@ -14,6 +15,9 @@ from tests.stack.guard import remove_control_groups
 from tests.stack.session import Service, Stack, StackError, wait_until
 
 __all__ = ["PrivateDocker", "answers", "client", "engine", "existing"]
+
+STARTS = 3
+RESTART_SECONDS = 2.0  # as docker.service has it
 
 
 def existing() -> str | None:
@@ -76,17 +80,15 @@ class PrivateDocker:
         """Starts the daemon and returns when it answers. Running already: nothing happens."""
         if self._entrance is not None and self._entrance.alive:
             return
-        # What a killed daemon left; the number in its pidfile may by now be some other process of the namespace.
-        for leftover in ("docker.sock", "docker.pid"):
-            (self._folder / leftover).unlink(missing_ok=True)
-        inner = _only_child(self._space.pid)
-        self._entrance = self._stack.spawn(
-            f"{self.name}-daemon",
-            ["nsenter", "--target", str(inner), "--net", "--mount", "--pid", "--", *self._command],
-            log=self._folder / "log",
-            ready=lambda: answers(self.url),
-            stop_signal=signal.SIGKILL,
-        )
+        # One that was killed may panic over what it left when it is started; any init system starts it once more.
+        for _ in range(STARTS - 1):
+            try:
+                self._start()
+            except StackError:
+                time.sleep(RESTART_SECONDS)
+            else:
+                return
+        self._start()
 
     @property
     def pid(self) -> int:
@@ -155,6 +157,19 @@ class PrivateDocker:
         self._stack.stop(self._space)
         remove_control_groups(self.name)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _start(self) -> None:
+        # What a killed daemon left; the number in its pidfile may by now be some other process of the namespace.
+        for leftover in ("docker.sock", "docker.pid"):
+            (self._folder / leftover).unlink(missing_ok=True)
+        inner = _only_child(self._space.pid)
+        self._entrance = self._stack.spawn(
+            f"{self.name}-daemon",
+            ["nsenter", "--target", str(inner), "--net", "--mount", "--pid", "--", *self._command],
+            log=self._folder / "log",
+            ready=lambda: answers(self.url),
+            stop_signal=signal.SIGKILL,
+        )
 
     def _end(self, how: signal.Signals) -> None:
         entrance = self._entrance
