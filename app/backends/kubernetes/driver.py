@@ -98,8 +98,7 @@ class KubernetesDriver:
         """Start again what stopped by itself, and make anew what is gone; see `ClusterDriver`."""
         view = await self._view(spec)
         # One that never ran is for `converge`, which makes sure of its files first.
-        nodes = [node for node in (*view.nodes, view.balancer) if node is not None]
-        down = [node for node in nodes if node.state == State.EXITED]
+        down = [node for node in view.all if node.state == State.EXITED]
         for node in down:
             await self._host.start_node(node.ref)
         if down or not view.missing:

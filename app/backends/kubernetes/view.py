@@ -87,7 +87,7 @@ def look(spec: ClusterSpec, keys: Keys, network: NodeNetwork, seen: Sequence[Nod
     """The cluster now. `memory` are the addresses of nodes that are being made anew, by name."""
     balancer = next((node for node in seen if node.labels.get(ROLE) == "balancer"), None)
     nodes = [node for node in seen if node is not balancer]
-    told = _told_masters([*nodes, *([balancer] if balancer else ())])
+    told = _told_masters(seen)
     kept = {**told, **memory}
     taken = {node.address for node in nodes} | set(kept.values())
     free = iter(plan.addresses(network, taken))
