@@ -4,6 +4,7 @@ Services are shared by the whole session, also among the workers of pytest-xdist
 gives belongs to one test, which may stop or kill it.
 """
 
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,7 +41,15 @@ FILE_BY_FILE = frozenset({"conformance", "engines", "e2e"})
 
 def pytest_configure(config: pytest.Config) -> None:
     """Opens the stack before any worker starts, so that all of them find the same one."""
+    _forget_users_clouds()
     config.stash[_STACK] = Stack.open()
+
+
+def _forget_users_clouds() -> None:
+    """Clients look for a login in the environment and in the user's folder, where `scripts/run` leaves one."""
+    for name in [name for name in os.environ if name.startswith("OS_")]:
+        del os.environ[name]
+    os.environ["OS_CLIENT_CONFIG_FILE"] = os.devnull
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

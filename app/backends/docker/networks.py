@@ -1,9 +1,9 @@
 """Networks on Docker: making one with a free range, fencing it, attaching and detaching containers that are there."""
 
 import asyncio
-import json
+import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network, ip_network
 from typing import Any
@@ -13,11 +13,12 @@ import structlog
 from app.backends.docker import nftables, shapes
 from app.backends.docker.calls import Calls, container_path, text_of
 from app.backends.engine import Networks
-from app.backends.wires import Range
+from app.backends.wires import Range, overlapped
 from app.errors import EngineError, Gone, Refused, Taken
 from app.settings import Settings
 
 NONE = "none"
+APPEARING_SECONDS = 5.0
 
 log = structlog.get_logger("caisson.networks")
 
@@ -55,7 +56,7 @@ class DockerNetworks:
             try:
                 await self.calls.call("POST", "networks/create", body=body)
             except Taken as error:
-                if "overlap" not in error.title or await self._appears(name):
+                if "overlap" not in error.title or await self._appears(name, [subnet]):
                     raise NameTaken(error.title) from error
                 # Somebody else was quicker, or Docker knows of more routes than we do.
                 taken.append(IPv4Network(subnet))
@@ -65,12 +66,7 @@ class DockerNetworks:
 
     async def ranges(self) -> list[Range]:
         """Addresses of every network of the engine, and of what the host has a route to."""
-        of_docker = [
-            Range(str(ip_network(subnet, strict=False)), (document["Labels"] or {}).get(shapes.LABEL_NETWORK))
-            for document in await self.calls.call("GET", "networks")
-            for config in document["IPAM"]["Config"] or ()
-            if (subnet := config.get("Subnet"))
-        ]
+        of_docker = _ranges(await self.calls.call("GET", "networks"))
         if not self.calls.is_local:
             return of_docker
         routes = [*shapes.routes(text_of("/proc/net/route")), *shapes.routes6(text_of("/proc/net/ipv6_route"))]
@@ -143,15 +139,19 @@ class DockerNetworks:
         document = await self.calls.call("GET", f"{container_path(ref)}/json")
         return document["NetworkSettings"].get("Networks") or {}
 
-    async def _appears(self, name: str) -> bool:
-        """Whether another replica makes this network: it then chose the same range, which is taken a moment before the
-        network can be seen."""
-        wish = json.dumps({"name": [name]})
-        for _ in range(4):
-            if any(found["Name"] == name for found in await self.calls.call("GET", "networks", {"filters": wish})):
+    async def _appears(self, name: str, subnets: Sequence[str]) -> bool:
+        """Whether it is another replica making this network that took these addresses.
+
+        They are taken before the network can be seen, on a busy host for longer than a moment.
+        """
+        deadline = time.monotonic() + APPEARING_SECONDS
+        while True:
+            found = await self.calls.call("GET", "networks")
+            if any(one["Name"] == name for one in found):
                 return True
+            if time.monotonic() > deadline or any(overlapped(subnet, _ranges(found)) for subnet in subnets):
+                return False
             await asyncio.sleep(0.05)
-        return False
 
     async def _stay_off(self, ref: str) -> None:
         """Docker connects a container that is on no network with the first one when it starts: so it joins ``none``."""
@@ -162,3 +162,12 @@ class DockerNetworks:
     async def _force_off(self, ref: str, name: str) -> None:
         with suppress(Gone, Taken):
             await self.calls.call("POST", f"networks/{name}/disconnect", body={"Container": ref, "Force": True})
+
+
+def _ranges(networks: Sequence[Mapping[str, Any]]) -> list[Range]:
+    return [
+        Range(str(ip_network(subnet, strict=False)), (document["Labels"] or {}).get(shapes.LABEL_NETWORK))
+        for document in networks
+        for config in document["IPAM"]["Config"] or ()
+        if (subnet := config.get("Subnet"))
+    ]

@@ -38,7 +38,7 @@ class DockerWires(DockerNetworks):
                 try:
                     await self._make_wire(name, wire)
                 except Taken:
-                    if not await self._appears(name):
+                    if not await self._appears(name, [subnet.cidr for subnet in wire.subnets]):
                         raise
         return name
 
