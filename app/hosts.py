@@ -4,7 +4,7 @@ Each replica writes down what its engines answered to its pings; one whose last 
 distributes nothing by itself over a cluster: this is a filter and a pick among the engines that settings name.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -84,10 +84,10 @@ async def place(session: AsyncSession, engines: Engines, settings: Settings, wis
         return Place(names[0], None, f"There is no host in availability zone {wish.zone}; there is: {known}.")
     names = [name for name in names if wish.zone in (None, zones[name])]
     now = await clock(session)
-    faults = {name: fault(rows[name], now, settings) for name in names if name in rows and engines.tried}
-    free = [name for name in names if faults.get(name) is None]
+    faults = _faults(rows, engines, settings, now, names) if engines.tried else {}
+    free = [name for name in names if name not in faults]
     if not free:
-        return Place(names[0], None, f"There is no host for it: {'; '.join(filter(None, faults.values()))}.")
+        return Place(names[0], None, f"There is no host for it: {'; '.join(faults.values())}.")
     best = free[0] if len(free) == 1 else await _pick(session, engines, free, wish)
     info = engines.info(best)
     known_as = rows[best].hostname if best in rows else None
@@ -99,8 +99,7 @@ async def faults(session: AsyncSession, engines: Engines, settings: Settings, na
     if not engines.tried:
         return {}
     rows, now = await _newest(session), await clock(session)
-    found = {name: fault(rows[name], now, settings) for name in names if name in rows}
-    return {name: reason for name, reason in found.items() if reason is not None}
+    return _faults(rows, engines, settings, now, names)
 
 
 def zone_of(settings: Settings, backend: str) -> str:
@@ -109,13 +108,13 @@ def zone_of(settings: Settings, backend: str) -> str:
     return (known.availability_zone if known else None) or settings.availability_zone
 
 
-def fault(row: Host, now: float, settings: Settings) -> str | None:
-    """Why a host gets no new containers; None when it does."""
+def fault(row: Host, now: float, settings: Settings, *, heard: bool) -> str | None:
+    """Why a host gets no new containers; None when it does. One that was `heard` lately is up, whatever clocks say."""
     if row.disabled:
         return f"host {row.hostname} is disabled" + (f" ({row.disabled_reason})" if row.disabled_reason else "")
     if row.forced_down:
         return f"host {row.hostname} is forced down"
-    if not is_up(row, now, settings):
+    if not heard and not is_up(row, now, settings):
         return f"host {row.hostname} has been down for {now - (row.last_seen_up or row.created_at):.0f} seconds"
     return None
 
@@ -144,9 +143,11 @@ async def report(database: Database, engines: Engines, settings: Settings, name:
     facts = _facts(info, Ability.DISK_QUOTA in engines.reach(name).abilities, zone)
     async with database.reading(EVERYTHING) as session:
         known = (await session.exec(select(Host).where(Host.backend == name, _named(info, name)))).first()
-        recent = (known.last_seen_up or 0.0) + min(REPORT_EVERY, settings.host_down_seconds / 6) if known else 0.0
-        if known is not None and known.facts == facts and await clock(session) < recent:
-            return
+        if known is not None and known.facts == facts:
+            age = await clock(session) - (known.last_seen_up or 0.0)
+            # One that is below zero was noted before somebody set the clock back.
+            if 0.0 <= age < min(REPORT_EVERY, settings.host_down_seconds / 6):
+                return
     async with database.transaction(EVERYTHING) as session:
         await take_turn(session, "hosts")
         row = (await session.exec(select(Host).where(Host.backend == name, _named(info, name)))).first()
@@ -212,6 +213,17 @@ async def zones(session: AsyncSession, settings: Settings) -> list[str]:
 async def known(session: AsyncSession) -> Sequence[Host]:
     """All hosts that ever answered and were not forgotten, the first one first."""
     return (await session.exec(select(Host).order_by(col(Host.id)))).all()
+
+
+def _faults(
+    rows: Mapping[str, Host], engines: Engines, settings: Settings, now: float, names: Collection[str]
+) -> dict[str, str]:
+    found = {}
+    for name in names:
+        heard = engines.heard(name, settings.host_down_seconds)
+        if (row := rows.get(name)) and (reason := fault(row, now, settings, heard=heard)):
+            found[name] = reason
+    return found
 
 
 async def _newest(session: AsyncSession) -> dict[str, Host]:

@@ -41,6 +41,7 @@ class Engines(Mapping[str, ContainerEngine]):
     def __init__(self, engines: Mapping[str, ContainerEngine]) -> None:
         self._engines = dict(engines)
         self._infos: dict[str, EngineInfo] = {}
+        self._heard: dict[str, float] = {}
         self._zones: dict[str, str] = {}
         self._silent: dict[str, tuple[float, float]] = {}
         self._installation: str | None = None
@@ -83,6 +84,11 @@ class Engines(Mapping[str, ContainerEngine]):
     def info(self, name: str) -> EngineInfo | None:
         """The last answer of an engine's ping; None while there is none."""
         return self._infos.get(name)
+
+    def heard(self, name: str, within: float) -> bool:
+        """Whether an engine answered a ping of this replica's in the last `within` seconds, whatever clocks say."""
+        at = self._heard.get(name)
+        return at is not None and time.monotonic() - at <= within
 
     def on_host(self, host: str) -> str | None:
         """The backend whose name or hostname this is."""
@@ -136,12 +142,12 @@ class Engines(Mapping[str, ContainerEngine]):
                 self._silent[name] = (time.monotonic() + pause, min(pause * 2 or PING_EVERY, SILENT_MOST))
             return False
         if self._engines.get(name) is engine:
-            self._infos[name] = info
+            self._infos[name], self._heard[name] = info, time.monotonic()
             self._silent.pop(name, None)
         return True
 
     def _forget(self, name: str) -> None:
-        for known in (self._infos, self._zones, self._silent):
+        for known in (self._infos, self._heard, self._zones, self._silent):
             known.pop(name, None)
 
 

@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from http.client import HTTPConnection
 from typing import Any
@@ -133,6 +133,7 @@ class Gateway:
         *,
         login: Login | None = None,
         remote: bool = False,
+        environment: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> None:
         self.folder = stack.folder("gateway")
@@ -142,6 +143,7 @@ class Gateway:
         self.project_id = ""
         self._stack = stack
         self._login = login
+        self._environment = environment or {}
         self._service: Service | None = None
         self._settings = {
             "PORT": self.port,
@@ -198,7 +200,8 @@ class Gateway:
         unlimited: dict[str, Any] = {f"QUOTA__{name}": -1 for name in ("CONTAINERS", "MEMORY", "DISK", "CPU")}
         # Thirteen actions of one project are held at a time, which gets three quarters of the slots.
         settings = {**unlimited, "WORKER_SLOTS": 24, **self._settings, **settings}
-        return {"PYTHONPATH": str(ROOT)} | {f"CAISSON_{key}": str(value) for key, value in settings.items()}
+        told = {f"CAISSON_{key}": str(value) for key, value in settings.items()}
+        return {"PYTHONPATH": str(ROOT), **self._environment, **told}
 
     async def kill(self) -> None:
         """SIGKILL, now."""

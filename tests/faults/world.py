@@ -6,7 +6,7 @@ Each harm is a context: done when it begins, healed when it ends. `tests.faults.
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from tests.stack.disk import Disk
 from tests.stack.docker import PrivateDocker
 from tests.stack.postgres import Postgres
 from tests.stack.session import Stack
-from tests.stack.settable import Clock, settable
+from tests.stack.settable import Clock, ProcessClock, settable
 
 USER = "alpha-admin"
 DISK = 128  # MiB, for SQLite
@@ -44,6 +44,7 @@ class World:
 
     Attributes:
         away: the replicas that cannot answer just now.
+        environment: what the replicas find in theirs, besides their settings.
         blind: whether nobody can read just now, since the database or the identity is harmed.
     """
 
@@ -53,6 +54,7 @@ class World:
         self.gateways: list[Gateway] = []
         self.away: set[Gateway] = set()
         self.blind = False
+        self.environment: Mapping[str, str] = {}
         self.harms: dict[str, Harm] = {}
         self._add(
             self.a_replica_is_killed, self.a_replica_is_frozen, self.the_engine_is_killed, self.the_engine_is_stopped,
@@ -61,16 +63,17 @@ class World:
 
     def on_postgresql(self, server: Postgres, line: Proxy, clock: Clock) -> None:
         """Add what can be done to it. `line` is the proxy before it."""
-        self._server, self._line, self._clock = server, line, clock
+        self._server, self._line = server, line
+        self._clock: Clock | ProcessClock = clock
         self._add(
             self.the_database_crashes, self.the_database_fails_over, self.the_database_is_silent,
             self.statements_are_cut, self.the_clock_is_set,
         )  # fmt: skip
 
-    def on_a_disk(self, disk: Disk) -> None:
-        """Add what can be done to it: SQLite is there."""
-        self._disk = disk
-        self._add(self.the_disk_is_full)
+    def on_sqlite(self, disk: Disk, clock: ProcessClock) -> None:
+        """Add what can be done to the disk that it is on, and to its clock, which is the gateway's."""
+        self._disk, self._clock, self.environment = disk, clock, clock.environment
+        self._add(self.the_disk_is_full, self.the_clock_is_set)
 
     def under_keystone(self, identity: Proxy) -> None:
         """Add what can be done to it. `identity` is the proxy before it."""
@@ -268,7 +271,7 @@ def ground(stack: Stack, coe: str = "swarm-mode") -> Iterator[Ground]:
 async def world(
     stack: Stack, on: Ground, database: str, replicas: int, seed: int, **settings: Any
 ) -> AsyncIterator[World]:
-    """One with a PostgreSQL and under Keystone, or with SQLite on a disk of its own and the embedded identity."""
+    """One on PostgreSQL or on SQLite, which has a disk of its own; under Keystone."""
     settings = {
         **fleet.settings({"node": on.nodes}, on.flavor),
         "CLUSTERS__NETWORK_POOL": on.pool,
@@ -281,17 +284,23 @@ async def world(
     }
     async with AsyncExitStack() as stop:
         if database == "sqlite":
-            disk = stop.enter_context(disks.small(stack.folder("disk"), DISK))
-            url = f"sqlite+aiosqlite:///{disk.folder}/caisson.db"
-            made = World(Place(stack, url, on.docker.url, images.BUSYBOX), on, seed)
-            made.on_a_disk(disk)
+            made = _on_sqlite(stack, stop, on, seed)
         else:
             made = await _on_postgresql(stack, stop, on, seed)
-            settings |= _under_keystone(stack, stop, made)
+        settings |= _under_keystone(stack, stop, made)
         stop.push_async_callback(made.place.close)
-        starting = [made.place.gateway(remote=True, **settings) for _ in range(replicas)]
+        starting = [made.place.gateway(remote=True, environment=made.environment, **settings) for _ in range(replicas)]
         made.gateways = list(await asyncio.gather(*starting))
         yield made
+
+
+def _on_sqlite(stack: Stack, stop: AsyncExitStack, on: Ground, seed: int) -> World:
+    disk = stop.enter_context(disks.small(stack.folder("disk"), DISK))
+    clock = ProcessClock(stack.folder("clock"))
+    url = f"sqlite+aiosqlite:///{disk.folder}/caisson.db"
+    made = World(Place(stack, url, on.docker.url, images.BUSYBOX), on, seed)
+    made.on_sqlite(disk, clock)
+    return made
 
 
 async def _on_postgresql(stack: Stack, stop: AsyncExitStack, on: Ground, seed: int) -> World:

@@ -1,5 +1,6 @@
 """Programs that come from the system's packages: found, or installed when that is possible."""
 
+import re
 from pathlib import Path
 
 from scripts.newcomer import engine, packages
@@ -14,17 +15,21 @@ PACKAGES = {
     "wrk": "wrk",
     "nft": "nftables",
     "haproxy": "haproxy",
+    "libfaketime.so.1": "libfaketime",
 }
 """The Debian package that brings each program."""
 
-# PostgreSQL's programs are not on the path.
-ELSEWHERE = {"postgres": "/usr/lib/postgresql/*/bin/postgres"}
+# These are not on the path.
+ELSEWHERE = {
+    "postgres": "/usr/lib/postgresql/*/bin/postgres",
+    "libfaketime.so.1": "/usr/lib/*/faketime/libfaketime.so.1",
+}
 
 
 def path_of(program: str) -> Path | None:
     """Where a program is, None if it is not installed. Of several PostgreSQL versions the newest counts."""
     if pattern := ELSEWHERE.get(program):
-        return max(Path("/").glob(pattern[1:]), key=lambda path: float(path.parts[-3]), default=None)
+        return max(Path("/").glob(pattern[1:]), key=_numbers, default=None)
     return packages.path_of(program)
 
 
@@ -50,6 +55,10 @@ def install(programs: list[str]) -> None:
         SetupError: this user may not, this system has no apt-get, or apt-get failed.
     """
     packages.install(sorted({PACKAGES[name] for name in programs if path_of(name) is None}))
+
+
+def _numbers(path: Path) -> list[int]:
+    return [int(digits) for digits in re.findall(r"\d+", str(path))]
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""A database whose clock a test sets, with PostgreSQL's and SQLite's own means."""
+"""A clock that a test sets: a database's, with PostgreSQL's and SQLite's own means, or that of whole processes."""
 
 import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import Pool
 
+from tests.stack.debian import program
 from tests.stack.postgres import Postgres
 
 # Found before PostgreSQL's own, because the search path names this schema first.
@@ -38,6 +40,26 @@ class Clock:
         if self._server is not None:
             statement = f"UPDATE settable.clock SET ahead = {ahead}"
             await asyncio.to_thread(self._server.sql, statement, self._name)
+
+
+class ProcessClock:
+    """The clock of every process that is started with its `environment`; how long something takes stays true."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "ahead"
+        self._file.write_text("+0")
+        self.environment = {
+            "LD_PRELOAD": str(program("libfaketime.so.1")),
+            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+            "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    async def set(self, ahead: float) -> None:
+        """Let it be so many seconds ahead, within a second."""
+        draft = self._file.with_name("draft")
+        draft.write_text(f"{ahead:+}")
+        draft.replace(self._file)
 
 
 @contextmanager

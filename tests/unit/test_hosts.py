@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from app import hosts
+from app import actions, hosts
 from app.backends import Engines
 from app.backends.engine import Ability
 from app.db import EVERYTHING, Database, Scope
@@ -17,6 +17,7 @@ from app.models import Container, Host
 from app.settings import BackendSettings, Settings
 from tests.api.caisson import BUSY
 from tests.fake import CPUS, MEMORY, FakeEngine
+from tests.stack.settable import Clock
 
 
 class Site:
@@ -35,6 +36,11 @@ class Site:
         for name in await self.engines.ping():
             await hosts.report(self.database, self.engines, self.settings, name)
         self.engines.tried = True
+
+    def restart(self, *, tried: bool) -> None:
+        """Another replica, which no engine has answered."""
+        self.engines = Engines(self.fakes)
+        self.engines.tried = tried
 
     async def place(self, **wish: Any) -> hosts.Place:
         async with self.database.reading(Scope("alpha")) as session:
@@ -102,6 +108,7 @@ async def test_zone_and_host_are_musts(site: Site) -> None:
 async def test_every_host_that_will_not_do_is_named(site: Site) -> None:
     await site.change("one", disabled=True, disabled_reason="moving")
     assert (await site.place()).backend == "two"
+    site.restart(tried=True)
     await site.change("two", last_seen_up=1.0)
     place = await site.place()
     assert place.host is None
@@ -114,8 +121,21 @@ async def test_nobody_is_down_before_it_was_asked(site: Site) -> None:
     """After a start the table is as old as the last run."""
     await site.change("one", last_seen_up=1.0)
     await site.change("two", last_seen_up=1.0)
-    site.engines.tried = False
+    site.restart(tried=False)
     assert (await site.place()).reason is None
+
+
+async def test_a_clock_that_is_set_takes_no_host_down(schema_url: str, clock: Clock, tmp_path: Path) -> None:
+    site = Site(schema_url, tmp_path)
+    await site.report()
+    for ahead in (3600.0, 0.0, -3600.0):
+        await clock.set(ahead)
+        assert (await site.place()).reason is None
+        await site.report()
+        async with site.database.reading(EVERYTHING) as session:
+            now = await actions.clock(session)
+        assert all(abs(now - (row.last_seen_up or 0.0)) < 30 for row in await site.rows())
+    await site.database.close()
 
 
 async def test_two_engines_on_one_host_have_two_names(site: Site) -> None:
