@@ -96,8 +96,8 @@ def test_the_text_does_not_depend_on_the_order_of_rules() -> None:
 
 def test_no_network_leads_to_what_clouds_tell_machines() -> None:
     lines = [line.strip() for line in _text().splitlines()]
-    assert 'iifname "cn*" ip daddr 169.254.0.0/16 drop' in lines
-    assert lines.index('iifname "cn*" ip daddr 169.254.0.0/16 drop') < lines.index('iifname "cn*" jump leaving')
+    assert 'iifname "cn*" ip daddr 169.254.0.0/16 reject' in lines
+    assert lines.index('iifname "cn*" ip daddr 169.254.0.0/16 reject') < lines.index('iifname "cn*" jump leaving')
 
 
 @pytest.mark.parametrize("kind", [FENCED, OF_NODES])

@@ -38,8 +38,8 @@ FENCED = "caip-"
 """How names of bridges begin whose containers do not reach the host."""
 OF_NODES = "caic-"
 """How names of bridges begin whose nodes of clusters reach the host, but not what clouds tell it."""
-METADATA = ("ip daddr 169.254.0.0/16 drop", "ip6 daddr { fe80::/10, fd00:ec2::254 } drop")
-"""Where clouds tell a machine its secrets."""
+METADATA = ("ip daddr 169.254.0.0/16 reject", "ip6 daddr { fe80::/10, fd00:ec2::254 } reject")
+"""Where clouds tell a machine its secrets. Refused at once: kubelet asks there and would wait for seconds."""
 _BRIDGED = [Path(f"/proc/sys/net/bridge/bridge-nf-call-{family}tables") for family in ("ip", "ip6")]
 
 
