@@ -12,6 +12,11 @@ PROMPT = "until you press Ctrl-C."
 """What it prints when everything has been shown and it goes on serving."""
 
 
+def finding_by_itself(config: Path) -> dict[str, str]:
+    """Environment of a client that looks for its login in this folder of the user, and is told of no other."""
+    return {"XDG_CONFIG_HOME": str(config), "OS_CLIENT_CONFIG_FILE": ""}
+
+
 class Run:
     """One start. `prefix` is a command that runs it elsewhere, such as in other namespaces."""
 

@@ -198,14 +198,13 @@ def answers(url: str) -> bool:
 
 
 def run(command: list[str], environment: dict[str, str], cwd: Path | None = None, seconds: float = 120) -> str:
-    """What a command writes on standard output; variables of OpenStack's clients are only those given.
+    """What a command writes on standard output.
 
     Raises:
         CommandError: its exit code was not 0.
     """
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("OS_")}
     done = subprocess.run(
-        command, env=inherited | environment, cwd=cwd, capture_output=True, text=True, timeout=seconds, check=False
+        command, env=os.environ | environment, cwd=cwd, capture_output=True, text=True, timeout=seconds, check=False
     )
     if done.returncode:
         raise CommandError(f"{' '.join(command)}: {done.returncode}\n{done.stdout}\n{done.stderr}")

@@ -22,10 +22,9 @@ class Terminal:
         self._ours, theirs = pty.openpty()
         self.shown = ""
         self._resize(lines, columns)
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("OS_")}
         self.process = subprocess.Popen(
             command,
-            env={**inherited, **environment, "TERM": "xterm"},
+            env={**os.environ, **environment, "TERM": "xterm"},
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,

@@ -50,10 +50,9 @@ class Served:
 
     def run(self, cloud: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The real ``openstack`` command."""
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("OS_")}
         return subprocess.run(
             [str(PROGRAMS / "openstack"), "--os-cloud", cloud, *arguments],
-            env=environment | {"OS_CLIENT_CONFIG_FILE": str(self._folder / "clouds.yaml")},
+            env=os.environ | {"OS_CLIENT_CONFIG_FILE": str(self._folder / "clouds.yaml")},
             capture_output=True,
             text=True,
             check=False,

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.e2e import readme
-from tests.e2e.newcomer import PROMPT, Run
+from tests.e2e.newcomer import PROMPT, Run, finding_by_itself
 from tests.e2e.served import answers, run
 from tests.stack.keystone import SERVICE_PASSWORD, Keystone
 from tests.stack.session import ROOT, free_port, wait_until
@@ -39,7 +39,7 @@ def test_the_scripts_are_there() -> None:
 @pytest.mark.timeout(600)
 def test_a_first_session_and_the_same_by_curl(tmp_path: Path, docker_url: str) -> None:
     port = str(free_port())
-    environment = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+    environment = finding_by_itself(tmp_path / "config")
     one = Run(ROOT, tmp_path / "log", "--no-demo", "--port", port, "--data-dir", str(tmp_path / "data"),
               DOCKER_HOST=docker_url, **environment)  # fmt: skip
     try:

@@ -19,7 +19,7 @@ import yaml
 from scripts.newcomer import cloud, image
 from scripts.newcomer.engine import client
 from scripts.newcomer.packages import SetupError
-from tests.e2e.newcomer import PROMPT, Run
+from tests.e2e.newcomer import PROMPT, Run, finding_by_itself
 from tests.e2e.served import answers, run
 from tests.stack.session import ROOT, Stack, free_port, wait_until
 
@@ -70,7 +70,7 @@ def test_a_fresh_clone(start: Start, tmp_path: Path, docker_url: str) -> None:
 
     def openstack(*words: str) -> str:
         command = [str(root / ".venv/bin/openstack"), "--os-cloud", "caisson", "appcontainer", *words]
-        return run(command, {"XDG_CONFIG_HOME": str(tmp_path / "config")}, cwd=tmp_path)
+        return run(command, finding_by_itself(tmp_path / "config"), cwd=tmp_path)
 
     # pingtest is gone; this one is to live on.
     assert openstack("list", "-f", "value", "-c", "name").split() == []

@@ -201,6 +201,9 @@ async def wishes(request: pytest.FixtureRequest, stack: Stack, harmed: Ground) -
         await made.end()
 
 
+# The world is a parameter, so that each ends before the next begins: they share a project and an engine.
+
+
 @pytest.mark.parametrize("harm", ALONE_ON_SQLITE)
 @pytest.mark.parametrize("wishes", [("sqlite", 1)], indirect=True, ids=["1"], scope="module")
 async def test_one_replica_on_sqlite(wishes: Wishes, harm: str) -> None:

@@ -48,6 +48,8 @@ class World:
         blind: whether nobody can read just now, since the database or the identity is harmed.
     """
 
+    _clock: Clock | ProcessClock
+
     def __init__(self, place: Place, on: "Ground", seed: int) -> None:
         self.place, self.docker = place, on.docker
         self.chance = random.Random(seed)
@@ -63,8 +65,7 @@ class World:
 
     def on_postgresql(self, server: Postgres, line: Proxy, clock: Clock) -> None:
         """Add what can be done to it. `line` is the proxy before it."""
-        self._server, self._line = server, line
-        self._clock: Clock | ProcessClock = clock
+        self._server, self._line, self._clock = server, line, clock
         self._add(
             self.the_database_crashes, self.the_database_fails_over, self.the_database_is_silent,
             self.statements_are_cut, self.the_clock_is_set,

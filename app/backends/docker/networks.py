@@ -18,7 +18,7 @@ from app.errors import EngineError, Gone, Refused, Taken
 from app.settings import Settings
 
 NONE = "none"
-APPEARING_SECONDS = 5.0
+APPEARING_SECONDS = 5.0  # most that Docker takes, on a busy host, from taking addresses to showing their network
 
 log = structlog.get_logger("caisson.networks")
 
