@@ -1,4 +1,4 @@
-"""What one project's flood does to another's reads: its p99 alone and beside the flood of wrk, in turns."""
+"""What one project's flood does: to another's reads, alone and beside the flood of wrk in turns, and to memory."""
 
 import statistics
 import subprocess
@@ -55,7 +55,9 @@ def compare(served: Served) -> Sequence[str]:
         for number in range(REGISTRIES):
             body = {"registry": {"domain": f"r{number}.test", "username": "u", "password": "p"}}
             httpx.post(f"{served.url}{PATH}", json=body, headers=project.headers).raise_for_status()
-    return [_beside(served, quiet, loud, kind, script) for kind, script in (("reads", ""), ("changes", WRITES))]
+    floods = {"reads": "", "changes": WRITES}
+    lines = [_beside(served, quiet, loud, kind, script) for kind, script in floods.items()]
+    return [*lines, *(_memory(served, loud, kind, script) for kind, script in floods.items())]
 
 
 def _beside(served: Served, quiet: Project, loud: Project, kind: str, script: str) -> str:
@@ -69,6 +71,17 @@ def _beside(served: Served, quiet: Project, loud: Project, kind: str, script: st
         one, other = (statistics.median(getattr(seen, name) for seen in each) for each in (alone, beside))
         words.append(f"{other:.2f} {what}, alone {one:.2f}, ratio {other / one:.2f} (aim <= 2)")
     return "; ".join(words)
+
+
+def _memory(served: Served, loud: Project, kind: str, script: str) -> str:
+    """Whether memory stays as it is while a flood goes on."""
+    seen = []
+    with _flood(f"{served.url}{PATH}", loud, script):
+        for _ in range(5):
+            time.sleep(10)
+            seen.append(served.memory())
+    after = ", ".join(f"{one:.0f}" for one in seen)
+    return f"resident memory in a flood of {kind}, each ten seconds: {after} MiB (aim: flat)"
 
 
 def _ask(served: Served, project: Project) -> Seen:
