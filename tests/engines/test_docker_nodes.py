@@ -1,5 +1,6 @@
 """Node containers on Docker: what the host lets them do, and how the engine looks after them."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
 from typing import Any
@@ -50,6 +51,25 @@ async def test_a_node_may_do_what_a_host_does(engine: DockerEngine) -> None:
     capabilities = int((await said(engine, node, "grep", "CapEff", "/proc/1/status")).split()[1], 16)
     administration = 1 << 21
     assert capabilities & administration
+
+
+async def test_what_the_host_allows_is_tried_by_many_at_once(engine: DockerEngine, docker_url: str) -> None:
+    """Each takes the others' trials for some that were left behind."""
+    cluster = uuid4()
+    network = await engine.ensure_node_network(cluster, "project")
+    replicas = [DockerEngine("docker", BackendSettings(url=docker_url), Settings()) for _ in range(6)]
+    for replica in replicas:
+        replica.installation = engine.installation
+    specs = [
+        NodeSpec(cluster, "project", f"node-{number}", uuid4(), BUSYBOX, str(ip_network(network.subnet)[10 + number]))
+        for number in range(len(replicas))
+    ]
+    try:
+        await asyncio.gather(*(one.create_node(spec) for one, spec in zip(replicas, specs, strict=True)))
+    finally:
+        for replica in replicas:
+            await replica.close()
+    assert len(await engine.nodes(cluster)) == len(replicas)
 
 
 async def test_files_are_for_root_alone(engine: DockerEngine) -> None:

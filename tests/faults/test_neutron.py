@@ -21,7 +21,7 @@ from tests.stack.session import Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-USER = "alpha-admin"
+USER = "faults-admin"
 AWAY = "waiting: The network service (Neutron) cannot be reached."
 REQUESTS = 90.0  # seconds for many containers at once: Neutron answers one call at a time
 

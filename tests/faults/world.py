@@ -26,7 +26,7 @@ from tests.stack.postgres import Postgres
 from tests.stack.session import Stack
 from tests.stack.settable import Clock, ProcessClock, settable
 
-USER = "alpha-admin"
+USER = "faults-admin"
 DISK = 128  # MiB, for SQLite
 CALLS = (
     "POST /containers/create", r"POST /containers/\w+/(start|stop|kill|restart|pause)", "DELETE /containers/",

@@ -3,8 +3,9 @@
 Its virtual environment (from ``keystone.lock``) and a bootstrapped, seeded data directory take a minute to make and are
 kept in the cache; a start copies the data and takes two seconds. The seed:
 
-* projects ``alpha``, ``beta``, ``service``; users ``alpha-admin``, ``alpha-manager``, ``alpha-member``,
-  ``alpha-reader`` and the same for beta, each with that role on that project and the password :data:`PASSWORD`;
+* projects ``alpha``, ``beta``, ``faults``, ``service``; users ``alpha-admin``, ``alpha-manager``, ``alpha-member``,
+  ``alpha-reader`` and the same for beta and faults, each with that role on that project and the password
+  :data:`PASSWORD`; faults is for tests that take away whatever an engine has of their project;
 * users ``caisson``, ``glance`` and ``neutron`` with the roles admin and service on project service and the password
   :data:`SERVICE_PASSWORD`;
 * user ``admin`` with the password :data:`ADMIN_PASSWORD`, admin on project admin and on the system;
@@ -32,7 +33,7 @@ PASSWORD = "pw"
 SERVICE_PASSWORD = "svcpw"
 ADMIN_PASSWORD = "adminpw"
 ROLES = ("admin", "manager", "member", "reader")
-PROJECTS = ("alpha", "beta")
+PROJECTS = ("alpha", "beta", "faults")
 SERVICE_USERS = ("caisson", "glance", "neutron")
 SERVICES = {"container": "zun", "container-infra": "magnum", "image": "glance", "network": "neutron"}
 """The types of service that the catalogue may list, and their names."""
