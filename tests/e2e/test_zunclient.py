@@ -1,5 +1,8 @@
 """python-zunclient as a library: every call of its that Caisson answers, and those that it does not answer yet."""
 
+import time
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import Any
 
 import httpx
@@ -127,3 +130,14 @@ def test_containers_are_there_after_a_restart(
             assert second.zun().containers.execute("stays", command="echo still")["output"] == "still\n"
         finally:
             second.clear()
+
+
+def test_a_client_that_looks_every_five_seconds_keeps_its_connection(gateway: Gateway) -> None:
+    """So does `--wait` of the commands; http.client does not try again."""
+    connection = HTTPConnection(gateway.url.removeprefix("http://"))
+    with closing(connection):
+        for pause in (0, 5, 7):
+            time.sleep(pause)
+            connection.request("GET", "/v1/")
+            answer = connection.getresponse()
+            assert (answer.status, answer.read() != b"") == (200, True)

@@ -196,6 +196,9 @@ def web(name: str, replicas: int) -> dict[str, Any]:
         "whenUnsatisfiable": "ScheduleAnyway",
         "labelSelector": {"matchLabels": {"app": name}},
     }
+    # Without it a pod counts as ready as soon as its shell runs.
+    answers = {"httpGet": {"port": 8080}, "periodSeconds": 1, "timeoutSeconds": 5}
+    container = {"name": "web", "image": PODS, "command": ["/bin/sh", "-c", script], "readinessProbe": answers}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -208,7 +211,7 @@ def web(name: str, replicas: int) -> dict[str, Any]:
                 "spec": {
                     "terminationGracePeriodSeconds": 1,
                     "topologySpreadConstraints": [spread],
-                    "containers": [{"name": "web", "image": PODS, "command": ["/bin/sh", "-c", script]}],
+                    "containers": [container],
                 },
             },
         },

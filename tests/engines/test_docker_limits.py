@@ -84,9 +84,9 @@ async def test_the_number_of_processes_is_limited(place: Place) -> None:
 
 
 async def test_too_much_memory_is_the_end(place: Place) -> None:
-    # dd takes its block size as memory, and writes to all of it. Not at once: Docker forgets what killed a process that
-    # ends while it is still being started.
-    command = ("sh", "-c", "sleep 2; exec dd if=/dev/zero of=/dev/null bs=128M count=1")
+    # dd takes its block size as memory, and writes to all of it. Its shell outlives it, for Docker forgets the kernel's
+    # word about a process that is gone before that word was read.
+    command = ("sh", "-c", "dd if=/dev/zero of=/dev/null bs=128M count=1; code=$?; sleep 3; exit $code")
     seen = await place.run(*command, memory=16)
     ended = await place.ended(seen.uuid)
     assert ended.oom_killed
