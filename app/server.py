@@ -31,8 +31,8 @@ from app.settings import Settings
 WEBSOCKET_MESSAGE = 1024 * 1024  # bytes that a client may send in one
 HEAD_BYTES = 64 * 1024  # of a request's line and headers; a token has at most 16 KiB
 HEAD_SECONDS = 10.0  # until they are complete
-# Until the next request on a connection. OpenStack's clients look every five seconds whether something is done, and fail
-# when the connection is closed just then; proxies close theirs after sixty, and must be the first.
+# Until the next request on a connection. OpenStack's clients look every five seconds whether something is done, and
+# fail when the connection is closed just then; proxies close theirs after sixty, and must be the first.
 IDLE_SECONDS = 75
 UNREADABLE = Invalid("The request cannot be read as HTTP.", code="bad-request")
 LATE = SlowClient("The line and the headers of the request did not come in time.")

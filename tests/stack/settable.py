@@ -53,6 +53,8 @@ class ProcessClock:
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            # A mend for an old C library: with it, threads that wait for Python's lock ask all the time instead.
+            "FAKETIME_FORCE_MONOTONIC_FIX": "0",
         }
 
     async def set(self, ahead: float) -> None:
