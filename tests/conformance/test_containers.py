@@ -163,6 +163,7 @@ async def test_start_of_an_unknown_command(place: Place) -> None:
 async def test_start_again_after_the_end(place: Place) -> None:
     seen = await place.run("sh", "-c", "exit 3")
     first = await place.ended(seen.uuid)
+    await asyncio.sleep(1)  # Kubernetes tells times in whole seconds
     await place.engine.start(seen.ref)
 
     async def ended_later() -> bool:

@@ -14,7 +14,7 @@ SLEEPER = ("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done")
 
 def test_the_main_job(gateway: Gateway) -> None:
     """Run a container that pings its network's gateway, list it, show it, read its log, delete it."""
-    job = "ping -c 4 \"$(ip route | awk '/default/ {print $3}')\""
+    job = "ping -c 4 \"$(ip route | awk '/default/ {print $3}')\"; sleep 10"  # while the client lists it
     made = gateway.openstack_json("run", "--name", "pingtest", BUSYBOX, "sh", "-c", job)
     assert (made["name"], made["status"], made["command"]) == ("pingtest", "Creating", ["sh", "-c", job])
     gateway.become("pingtest", "Running")
