@@ -33,10 +33,9 @@ _STACK = pytest.StashKey[Stack]()
 
 # Side by side these would only slow each other down, or share an engine's limits: one at a time, or file by file.
 ONE_AT_A_TIME = frozenset({"faults", "tempest"})
-# Sleeps for ten minutes: from the beginning, and by the worker that does what asks little of the machine afterwards.
+# Sleeps for ten minutes: beside everything, and from the beginning.
 ASLEEP = "tests/tempest/test_magnum_lane.py"
-LIGHT = ("tests/api/", "tests/unit/")
-LONGEST = ("faults", "tempest")
+LONGEST = (ASLEEP, "faults", "tempest")
 FILE_BY_FILE = frozenset({"conformance", "engines", "e2e"})
 
 
@@ -68,8 +67,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """Hands out first what takes longest, then, as xdist does, what has most tests."""
 
-    _light: Any = None
-
     def _split_scope(self, nodeid: str) -> str:
         path = Path(nodeid.partition("::")[0])
         folder = path.parts[1] if len(path.parts) > 1 else ""
@@ -80,14 +77,9 @@ class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no ty
         return str(path) if folder in FILE_BY_FILE else nodeid
 
     def _assign_work_unit(self, node: Any) -> None:
-        if ASLEEP in self.workqueue:
-            self._light, first = node, ASLEEP
-        elif node is self._light:
-            first = next((scope for scope in self.workqueue if scope.startswith(LIGHT)), "")
-        else:
-            first = next((scope for scope in LONGEST if scope in self.workqueue), "")
-        if first:
-            self.workqueue.move_to_end(first, last=False)
+        for scope in reversed(LONGEST):
+            if scope in self.workqueue:
+                self.workqueue.move_to_end(scope, last=False)
         super()._assign_work_unit(node)
 
 
